@@ -1,0 +1,164 @@
+//! The cloud as core sees it: calls and replies as data, behind two traits in std only.
+//!
+//! Owns what may be asked of EC2 and of the instance metadata service, what they answer, and how their failures are
+//! classed. Implementations live in other crates (the embedded VPC's client, the EC2 SDK's); the simulator answers
+//! the same data from the model. Core never awaits: a boxed future carries the answer to whoever does.
+//!
+//! An answer that failed or is partial is unknown, never empty: nothing is freed on it.
+
+use eni_proto::ids::{EniId, InstanceId, MacAddr, SubnetId};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// An answer on its way.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, CloudError>> + Send + 'a>>;
+
+/// EC2's calls on network interfaces.
+pub trait EniApi: Send + Sync {
+    /// DescribeNetworkInterfaces, filtered by the instance they are attached to, all pages.
+    fn describe_enis(&self, instance: &InstanceId) -> Answer<'_, Vec<EniObservation>>;
+
+    /// DescribeInstanceTypes for one type.
+    fn describe_limits(&self, instance_type: &str) -> Answer<'_, InstanceLimits>;
+}
+
+/// The instance metadata service (IMDSv2).
+pub trait InstanceMetadata: Send + Sync {
+    /// Who this instance is and what VPC its primary ENI lies in.
+    fn identity(&self) -> Answer<'_, InstanceIdentity>;
+}
+
+/// What the metadata service says of the instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceIdentity {
+    /// The instance's id.
+    pub instance: InstanceId,
+    /// Its type, as `m5.4xlarge`.
+    pub instance_type: String,
+    /// The MAC of its primary ENI.
+    pub primary_mac: MacAddr,
+    /// The IPv4 CIDRs of the VPC, in the order told.
+    pub vpc_cidrs: Vec<Ipv4Net>,
+}
+
+/// One network interface as EC2 describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EniObservation {
+    /// `eni-…`
+    pub id: EniId,
+    /// Its MAC: what finds its link on the node.
+    pub mac: MacAddr,
+    /// Its subnet.
+    pub subnet: SubnetId,
+    /// Its subnet's CIDR; the gateway is the first address after the network's.
+    pub subnet_cidr: Ipv4Net,
+    /// Its own primary address.
+    pub primary: Ipv4Addr,
+    /// Its secondary addresses, the primary not among them.
+    pub secondary: Vec<Ipv4Addr>,
+    /// Where it is attached, if anywhere.
+    pub attachment: Option<EniAttachment>,
+}
+
+/// The attachment of an ENI to an instance (EC2's use of the word).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EniAttachment {
+    /// The instance.
+    pub instance: InstanceId,
+    /// 0 is the primary.
+    pub device_index: u32,
+    /// `attaching`, `attached`, `detaching`.
+    pub status: EniAttachmentStatus,
+}
+
+/// EC2's states of an ENI's attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EniAttachmentStatus {
+    /// On its way; its link may not be there yet.
+    Attaching,
+    /// There.
+    Attached,
+    /// On its way out.
+    Detaching,
+}
+
+/// What an instance type carries (DescribeInstanceTypes, NetworkInfo).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceLimits {
+    /// MaximumNetworkInterfaces, on network card 0.
+    pub enis: u32,
+    /// Ipv4AddressesPerInterface, the primary included.
+    pub addresses_per_eni: u32,
+}
+
+/// All that one look at the cloud tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloudObservation {
+    /// The instance.
+    pub identity: InstanceIdentity,
+    /// What its type carries.
+    pub limits: InstanceLimits,
+    /// Its ENIs, all of them.
+    pub enis: Vec<EniObservation>,
+}
+
+/// A call that failed, with what the cloud said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloudError {
+    /// What kind of failure.
+    pub kind: CloudErrorKind,
+    /// The call, as EC2 names it: `DescribeNetworkInterfaces`.
+    pub call: String,
+    /// The cloud's words, or the transport's.
+    pub message: String,
+    /// EC2's error code, when it answered one.
+    pub code: Option<String>,
+    /// EC2's request id, when it answered one.
+    pub request_id: Option<String>,
+}
+
+/// Classes of failure, as far as calls of this crate can meet them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloudErrorKind {
+    /// The service was not reached or did not answer in time.
+    Unreachable,
+    /// RequestLimitExceeded and its kin.
+    Throttled,
+    /// The thing asked about does not exist (it may not exist yet).
+    NotFound,
+    /// Not allowed.
+    Unauthorized,
+    /// Anything else.
+    Other,
+}
+
+impl CloudError {
+    /// How long to wait before the same call is worth making again.
+    pub fn retry_after(&self) -> Duration {
+        match self.kind {
+            CloudErrorKind::Unreachable | CloudErrorKind::NotFound => Duration::from_secs(1),
+            CloudErrorKind::Throttled | CloudErrorKind::Other => Duration::from_secs(5),
+            CloudErrorKind::Unauthorized => Duration::from_secs(30),
+        }
+    }
+}
+
+impl fmt::Display for CloudError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.call, self.message)?;
+        match (&self.code, &self.request_id) {
+            (Some(code), Some(id)) => write!(f, " ({code}, request id {id})"),
+            (Some(code), None) => write!(f, " ({code})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for CloudError {}

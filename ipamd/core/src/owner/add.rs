@@ -1,0 +1,380 @@
+//! ADD.
+//!
+//! Owns an ADD's way from its arrival to its reply: the recorded result, the undoing of what it replaces, the choice
+//! of address, name and numbers, the commit beside the wiring, and the undoing of a failed one. Does not take
+//! anything off itself: that is `del`'s transition, used here too.
+
+use super::commit::RecordId;
+use super::event::{AddAsk, DyingReason, EffectKind, Ending, Note, OpId, Phases, Verb};
+use super::{Op, Owner, Phase, Purpose, names};
+use super::outside::{alias, result, wire_refusal};
+use crate::kernel::{DYING_GROUP, FIRST_IFINDEX, POD_GROUP, WireError, WireSpec};
+use crate::record::{AddressRecord, AttachmentId, AttachmentRecord, AttachmentState, Write};
+use crate::time::Timestamp;
+use eni_proto::cni::AddResult;
+use eni_proto::error::{Code, WireError as ReplyError};
+use eni_proto::ids::{IDS_MAX, Ifname};
+use eni_proto::reply;
+use eni_proto::request::Mode;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// How often another ifindex or name is tried.
+const TRIES: u8 = 3;
+/// How many generations and ifindexes are reserved by one write of the node's record.
+const RESERVE: u32 = 1024;
+
+/// An ADD whose commit and wiring run side by side.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Making {
+    pub(super) id: AttachmentId,
+    pub(super) committed: Option<Result<(), String>>,
+    pub(super) wired: Option<Result<(), WireError>>,
+}
+
+impl Owner {
+    pub(super) fn add(&mut self, id: OpId, ask: AddAsk, now: Timestamp) {
+        let op = Op {
+            key: ask.key.clone(),
+            verb: Verb::Add,
+            ask: Some(ask),
+            phase: Phase::Queued,
+            arrived: now,
+            begun: None,
+            phases: Phases::default(),
+            cancelled: false,
+            tries: 0,
+        };
+        let refusal = self.refuse_add(&op);
+        let first = self.enter(id, op);
+        if self.draining {
+            self.close(id, now);
+        } else if let Some(error) = refusal {
+            self.end(id, Ending::Refused, Err(error), now);
+        } else if first {
+            self.begin_add(id, now);
+        }
+    }
+
+    fn refuse_add(&self, op: &Op) -> Option<ReplyError> {
+        let ask = op.ask.as_ref()?;
+        if self.ops.len() >= self.config.max_waiters {
+            let text = format!("{} operations are under way already", self.ops.len());
+            return Some(ReplyError::new(Code::TryAgainLater, text).advice("raise sockets.max_waiters or try again"));
+        }
+        if ask.mode != Mode::Shared {
+            let text = "the network configuration's mode is not one that this ipamd serves";
+            return Some(ReplyError::new(Code::UnsupportedField, text).advice("mode: \"shared\""));
+        }
+        if ask.key.ids_len() > IDS_MAX {
+            let text = format!("network name, container id and ifname are over {IDS_MAX} bytes together");
+            return Some(ReplyError::new(Code::InvalidEnvironment, text).advice("shorten the network's name"));
+        }
+        None
+    }
+
+    /// The first of its lane: the recorded result, or the undoing of what differs, or a new attachment.
+    pub(super) fn begin_add(&mut self, id: OpId, now: Timestamp) {
+        let Some(ask) = self.ops.get(&id).and_then(|op| op.ask.clone()) else { return };
+        self.set_phase(id, Phase::Waiting);
+        if !self.gate.open() {
+            return;
+        }
+        let wanted_mtu = ask.mtu.unwrap_or(self.config.mtu);
+        if let Some(slot) = self.attachments.current(&ask.key) {
+            let record = slot.record.clone();
+            let same = record.netns_cookie == ask.cookie && record.mode == ask.mode && record.mtu == wanted_mtu;
+            if same && record.state == AttachmentState::Live {
+                self.attachments.set_delivered(&record.id(), id);
+                let result = reply::Outcome::Added(Box::new(record.result.clone()));
+                self.end(id, Ending::Ok, Ok(result), now);
+            } else {
+                self.set_phase(id, Phase::Killing(record.id()));
+                self.begun(id, now);
+                self.kill(&record.id(), DyingReason::Replaced, Some(id), now);
+            }
+            return;
+        }
+        self.make(id, &ask, now);
+    }
+
+    /// A new attachment: everything is chosen here, then committed and wired at once.
+    pub(super) fn make(&mut self, id: OpId, ask: &AddAsk, now: Timestamp) {
+        let attachment = AttachmentId { key: ask.key.clone(), generation: self.next_generation };
+        let Some(address) = self.pool.allocate(&attachment, now) else {
+            if self.growth_is_unknown() {
+                self.set_phase(id, Phase::Waiting);
+            } else {
+                let error = self.full(now);
+                self.end(id, Ending::Refused, Err(error), now);
+            }
+            return;
+        };
+        self.next_generation += 1;
+        let mut batch = Vec::new();
+        let record = Arc::new(self.new_record(ask, &attachment, &address, now));
+        let spec = self.wire_spec(&record, ask);
+        self.note(Note::Allocated { address: address.address, attachment: attachment.clone() });
+        self.attachments.put(record.clone());
+        batch.push(Write::PutAttachment(record));
+        batch.push(Write::PutAddress(address));
+        self.reserve(&mut batch);
+        self.begun(id, now);
+        self.set_phase(id, Phase::Making(Making { id: attachment, committed: None, wired: None }));
+        self.commit(Purpose::AddCommit(id), batch, now);
+        self.effect(Some(id), Purpose::AddWire(id), EffectKind::Wire(Box::new(spec)));
+    }
+
+    /// Takes the next host ifindex: within a boot none is used twice.
+    fn take_ifindex(&mut self) -> u32 {
+        let taken = self.next_ifindex;
+        self.next_ifindex = if taken >= i32::MAX as u32 { FIRST_IFINDEX } else { taken + 1 };
+        taken
+    }
+
+    /// Reserves generations and ifindexes ahead, so that after a crash none is used twice: when half of what is
+    /// reserved is left, so that a failed commit is made good before the rest is used.
+    fn reserve(&mut self, batch: &mut Vec<Write>) {
+        let half = RESERVE / 2;
+        let wrapped = self.next_ifindex.saturating_add(RESERVE) < self.node.next_ifindex;
+        let low = self.next_ifindex.saturating_add(half) >= self.node.next_ifindex;
+        if low || wrapped || self.next_generation + u64::from(half) >= self.node.next_generation {
+            self.reserve_now();
+            batch.push(Write::PutNode(self.node.clone()));
+        }
+    }
+
+    pub(super) fn reserve_now(&mut self) {
+        self.node.next_ifindex = self.next_ifindex.saturating_add(RESERVE).min(i32::MAX as u32);
+        self.node.next_generation = self.next_generation + u64::from(RESERVE);
+    }
+
+    fn new_record(
+        &mut self,
+        ask: &AddAsk,
+        id: &AttachmentId,
+        address: &AddressRecord,
+        now: Timestamp,
+    ) -> AttachmentRecord {
+        let mut record = AttachmentRecord {
+            key: ask.key.clone(),
+            generation: id.generation,
+            state: AttachmentState::Adding,
+            mode: ask.mode,
+            addresses: BTreeSet::from([address.address]),
+            eni: address.eni.clone(),
+            netns_cookie: ask.cookie,
+            netns: ask.netns.clone(),
+            host_ifindex: self.take_ifindex(),
+            host_link: self.free_name(ask),
+            host_mac: names::mac(&ask.key, id.generation, "host"),
+            sandbox_mac: names::mac(&ask.key, id.generation, "sandbox"),
+            mtu: ask.mtu.unwrap_or(self.config.mtu),
+            pod: ask.pod.as_ref().map(|(namespace, name)| format!("{namespace}/{name}")),
+            created: now,
+            boot: self.node.boot.clone(),
+            claimed_by: None,
+            first_seen: None,
+            result: AddResult::default(),
+        };
+        record.result = result(&record);
+        record
+    }
+
+    /// The pod's name, unless a live attachment has it: a StatefulSet pod whose old sandbox still drains.
+    fn free_name(&self, ask: &AddAsk) -> Ifname {
+        let wanted = names::host_link(ask.pod.as_ref(), &ask.key);
+        match self.attachments.by_name(&wanted) {
+            Some(slot) if slot.record.state != AttachmentState::Dying => names::own_link(&ask.key),
+            _ => wanted,
+        }
+    }
+
+    fn wire_spec(&self, record: &AttachmentRecord, ask: &AddAsk) -> WireSpec {
+        let mut in_the_way = self.attachments.dying_in(ask.cookie, &ask.key.ifname);
+        if let Some(slot) = self.attachments.by_name(&record.host_link)
+            && slot.record.state == AttachmentState::Dying
+        {
+            in_the_way.push(slot.record.host_ifindex);
+        }
+        in_the_way.sort_unstable();
+        in_the_way.dedup();
+        let number = self.pool.eni(&record.eni).map_or(1, |e| e.record.number());
+        WireSpec {
+            host_name: record.host_link.clone(),
+            ifindex: record.host_ifindex,
+            host_mac: record.host_mac,
+            sandbox_name: record.key.ifname.clone(),
+            sandbox_mac: record.sandbox_mac,
+            mtu: record.mtu,
+            txqueuelen: self.config.txqueuelen,
+            group: POD_GROUP + number,
+            address: *record.addresses.first().expect("an attachment has an address"),
+            prefsrc: self.gate.prefsrc,
+            alias: alias(record).render(),
+            delete_first: in_the_way,
+        }
+    }
+
+    pub(super) fn add_committed(&mut self, id: OpId, result: Result<(), String>, now: Timestamp) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let Phase::Making(making) = &mut op.phase else { return };
+        making.committed = Some(result);
+        op.phases.commit = op.begun.map(|begun| now - begun);
+        self.made(id, now);
+    }
+
+    pub(super) fn add_wired(&mut self, id: OpId, result: Result<(), WireError>, now: Timestamp) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let Phase::Making(making) = &mut op.phase else { return };
+        making.wired = Some(result);
+        op.phases.wire = op.begun.map(|begun| now - begun);
+        self.made(id, now);
+    }
+
+    /// Both have ended: live, another try, or undone.
+    fn made(&mut self, id: OpId, now: Timestamp) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        let Phase::Making(making) = &op.phase else { return };
+        let (Some(committed), Some(wired)) = (making.committed.clone(), making.wired.clone()) else { return };
+        let attachment = making.id.clone();
+        let cancelled = op.cancelled;
+        match (committed, wired) {
+            (Ok(()), Ok(())) if !cancelled => self.live(id, &attachment, now),
+            (Ok(()), Ok(())) => {
+                let gone = ReplyError::new(Code::TryAgainLater, "the plugin went away");
+                self.undo(id, &attachment, DyingReason::PluginGone, gone, now);
+            }
+            (Ok(()), Err(error)) if !cancelled && self.try_again(id, &attachment, &error, now) => {}
+            (_, Err(error)) => {
+                self.undo(id, &attachment, DyingReason::AddFailed, wire_refusal(&error), now);
+            }
+            (Err(cause), Ok(())) => {
+                let error = ReplyError::new(Code::TryAgainLater, "the assignment could not be recorded").cause(cause);
+                self.undo(id, &attachment, DyingReason::AddFailed, error, now);
+            }
+        }
+    }
+
+    fn live(&mut self, id: OpId, attachment: &AttachmentId, now: Timestamp) {
+        let Some(slot) = self.attachments.get(attachment) else { return };
+        let mut record = slot.record.as_ref().clone();
+        record.state = AttachmentState::Live;
+        let result = reply::Outcome::Added(Box::new(record.result.clone()));
+        self.attachments.put(Arc::new(record));
+        self.attachments.set_delivered(attachment, id);
+        // `live` is written with any later commit: after a crash the whole link proves it.
+        self.mark_dirty(RecordId::Attachment(attachment.clone()), now);
+        self.end(id, Ending::Ok, Ok(result), now);
+    }
+
+    /// A taken number or name, with nothing made: the next one, the same address.
+    fn try_again(&mut self, id: OpId, attachment: &AttachmentId, error: &WireError, now: Timestamp) -> bool {
+        let Some(op) = self.ops.get_mut(&id) else { return false };
+        let Some(ask) = op.ask.clone() else { return false };
+        op.tries += 1;
+        if op.tries >= TRIES {
+            return false;
+        }
+        let Some(slot) = self.attachments.get(attachment) else { return false };
+        let mut record = slot.record.as_ref().clone();
+        let mut in_the_way = None;
+        match error {
+            WireError::IfindexTaken { .. } => {}
+            WireError::HostNameTaken { ifindex, group, .. } => {
+                let holder = self.attachments.by_ifindex(*ifindex).map(|s| s.record.state);
+                let ours = *group == DYING_GROUP || (POD_GROUP..POD_GROUP + 0x80).contains(group);
+                match holder {
+                    Some(AttachmentState::Dying) => in_the_way = Some(*ifindex),
+                    None if ours => in_the_way = Some(*ifindex),
+                    _ => {
+                        let own = names::own_link(&ask.key);
+                        if record.host_link == own {
+                            return false;
+                        }
+                        record.host_link = own;
+                    }
+                }
+            }
+            _ => return false,
+        }
+        record.host_ifindex = self.take_ifindex();
+        record.result = result(&record);
+        let record = Arc::new(record);
+        let mut spec = self.wire_spec(&record, &ask);
+        spec.delete_first.extend(in_the_way);
+        self.attachments.remove(attachment);
+        self.attachments.put(record.clone());
+        let mut batch = vec![Write::PutAttachment(record)];
+        self.reserve(&mut batch);
+        self.set_phase(id, Phase::Making(Making { id: attachment.clone(), committed: None, wired: None }));
+        self.commit(Purpose::AddCommit(id), batch, now);
+        self.effect(Some(id), Purpose::AddWire(id), EffectKind::Wire(Box::new(spec)));
+        true
+    }
+
+    fn undo(&mut self, id: OpId, attachment: &AttachmentId, why: DyingReason, error: ReplyError, now: Timestamp) {
+        self.set_phase(id, Phase::Undoing(attachment.clone(), Box::new(error)));
+        self.kill(attachment, why, Some(id), now);
+    }
+
+    /// ADDs that waited for the node to serve are begun, in the order they came.
+    pub(super) fn begin_waiting(&mut self, now: Timestamp) {
+        for id in self.waiting.iter().copied().collect::<Vec<_>>() {
+            self.begin_add(id, now);
+            if self.waiting.contains(&id) {
+                return; // first come, first served: who could not be served keeps its place
+            }
+        }
+    }
+
+    pub(super) fn expire_waiting(&mut self, now: Timestamp) {
+        let late = |id: &&OpId| self.ops.get(id).and_then(|op| op.ask.as_ref()).is_some_and(|a| a.deadline <= now);
+        let late: Vec<OpId> = self.waiting.iter().filter(late).copied().collect();
+        for id in late {
+            let cause = self.why_not_serving().unwrap_or_else(|| "the pool is empty".to_owned());
+            let error = ReplyError::new(Code::TryAgainLater, "no address came in time").cause(cause);
+            self.end(id, Ending::Refused, Err(error.advice("see `ipamctl status`")), now);
+        }
+    }
+
+    fn full(&self, now: Timestamp) -> ReplyError {
+        let counts = self.pool.counts();
+        let cause = format!(
+            "{} allocated, {} cooling, {} quarantined, {} free but not laid yet",
+            counts.allocated, counts.cooling, counts.quarantined, counts.free
+        );
+        let text = match self.pool.primary() {
+            Some(eni) => format!("no free address: {} holds {} of them", eni.record.id, self.pool.addresses().count()),
+            None => "no free address: no ENI is known".to_owned(),
+        };
+        let mut error = ReplyError::new(Code::TryAgainLater, text).cause(cause);
+        if counts.cooling > 0
+            && let Some(at) = self.pool.next_cooled()
+        {
+            error.retry_after_ms = Some(u64::try_from((at - now).as_millis()).unwrap_or(u64::MAX));
+        }
+        error.advice(format!("{}; see `ipamctl pool`", self.limits_in_words()))
+    }
+
+    pub(super) fn set_phase(&mut self, id: OpId, phase: Phase) {
+        if phase == Phase::Waiting {
+            self.waiting.insert(id);
+        } else {
+            self.waiting.remove(&id);
+        }
+        if let Some(op) = self.ops.get_mut(&id) {
+            op.phase = phase;
+        }
+    }
+
+    /// Marks the start of an operation's first effect.
+    pub(super) fn begun(&mut self, id: OpId, now: Timestamp) {
+        if let Some(op) = self.ops.get_mut(&id)
+            && op.begun.is_none()
+        {
+            op.begun = Some(now);
+            op.phases.queue = Some(now - op.arrived);
+        }
+    }
+}

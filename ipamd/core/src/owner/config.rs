@@ -1,0 +1,40 @@
+//! What the owner is configured with.
+//!
+//! Owns the values that decisions depend on, already validated. Does not read a file.
+
+use ipnet::Ipv4Net;
+use std::time::Duration;
+
+/// The owner's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnerConfig {
+    /// The least time between a release and the next use of an address. Zero is legal: a link that is gone and a
+    /// conntrack table without the address still come first.
+    pub cooldown: Duration,
+    /// MTU of both ends of a sandbox's link, in bytes, unless the network configuration names one.
+    pub mtu: u32,
+    /// txqueuelen of both ends.
+    pub txqueuelen: u32,
+    /// Masquerade what leaves the VPC.
+    pub snat: bool,
+    /// CIDRs that are treated as inside the VPC, beside its own.
+    pub extra_vpc_cidrs: Vec<Ipv4Net>,
+    /// The most ADDs that wait or run at once.
+    pub max_waiters: usize,
+    /// The time between two looks at EC2.
+    pub describe_period: Duration,
+}
+
+impl Default for OwnerConfig {
+    fn default() -> Self {
+        OwnerConfig {
+            cooldown: Duration::from_secs(30),
+            mtu: 9001,
+            txqueuelen: 1000,
+            snat: true,
+            extra_vpc_cidrs: Vec::new(),
+            max_waiters: 512,
+            describe_period: Duration::from_secs(30),
+        }
+    }
+}

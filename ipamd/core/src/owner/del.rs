@@ -1,0 +1,183 @@
+//! DEL, and the one transition by which an attachment ends.
+//!
+//! Owns `kill`: the record becomes `dying` and its addresses cool (one commit), while the route goes and the link
+//! joins the dying group; when both have ended the reaper has the link. DEL, a failed ADD, a replaced attachment and
+//! the start all use it. Never deletes a link: a synchronous delete costs 12 to 24 ms.
+
+use super::event::{DyingReason, EffectKind, Ending, Note, OpId, Phases, Verb};
+use super::reaper::ReapItem;
+use super::{Op, Owner, Phase, Purpose};
+use crate::kernel::{HostStepError, UnwireSpec};
+use crate::record::{AttachmentId, AttachmentState, Write};
+use crate::time::Timestamp;
+use eni_proto::error::{Code, WireError as ReplyError};
+use eni_proto::ids::AttachmentKey;
+use eni_proto::reply;
+use std::sync::Arc;
+
+/// An attachment on its way out.
+#[derive(Debug, Clone)]
+pub(super) struct Kill {
+    op: Option<OpId>,
+    committed: Option<Result<(), String>>,
+    unwired: bool,
+}
+
+impl Owner {
+    pub(super) fn del(&mut self, id: OpId, key: AttachmentKey, now: Timestamp) {
+        self.cancel_waiting_add(&key, now);
+        let op = Op {
+            key,
+            verb: Verb::Del,
+            ask: None,
+            phase: Phase::Queued,
+            arrived: now,
+            begun: None,
+            phases: Phases::default(),
+            cancelled: false,
+            tries: 0,
+        };
+        if self.enter(id, op) {
+            self.begin_del(id, now);
+        }
+    }
+
+    /// A DEL ends its key's ADDs that are not being wired: it waits for those alone.
+    fn cancel_waiting_add(&mut self, key: &AttachmentKey, now: Timestamp) {
+        let lane = self.lanes.get(key).cloned().unwrap_or_default();
+        // From the back, so that none of them is begun by the end of the one before it.
+        for id in lane.into_iter().rev() {
+            let waiting = self.ops.get(&id).is_some_and(|op| {
+                op.verb == Verb::Add && matches!(op.phase, Phase::Queued | Phase::Waiting)
+            });
+            if waiting {
+                let error = ReplyError::new(Code::TryAgainLater, "a DEL of the same attachment came while it waited");
+                self.end(id, Ending::Refused, Err(error), now);
+            }
+        }
+    }
+
+    pub(super) fn begin_del(&mut self, id: OpId, now: Timestamp) {
+        let Some(op) = self.ops.get(&id) else { return };
+        let key = op.key.clone();
+        if let Some(slot) = self.attachments.current(&key) {
+            let attachment = slot.record.id();
+            self.begun(id, now);
+            self.set_phase(id, Phase::Killing(attachment.clone()));
+            self.kill(&attachment, DyingReason::Del, Some(id), now);
+            return;
+        }
+        let dying = self.attachments.dying_of(&key);
+        if let Some(flying) = dying.iter().find(|a| self.kills.contains_key(a)).cloned() {
+            // Undone at this moment without anybody waiting: this DEL waits for it.
+            self.begun(id, now);
+            if let Some(kill) = self.kills.get_mut(&flying) {
+                kill.op = Some(id);
+            }
+            self.set_phase(id, Phase::Killing(flying));
+        } else if dying.iter().any(|a| self.dirty.holds(a)) {
+            // Its `dying` is not durable yet: an earlier commit failed. Success needs it.
+            self.begun(id, now);
+            self.set_phase(id, Phase::Committing);
+            let batch = dying.iter().filter_map(|a| self.attachments.get(a)).map(|s| s.record.clone());
+            let batch = batch.map(Write::PutAttachment).collect();
+            self.commit(Purpose::DelCommit(id), batch, now);
+        } else {
+            self.end(id, Ending::Ok, Ok(reply::Outcome::Done), now);
+        }
+    }
+
+    pub(super) fn del_committed(&mut self, id: OpId, result: Result<(), String>, now: Timestamp) {
+        let answer = result.map(|()| reply::Outcome::Done).map_err(not_recorded);
+        let ending = if answer.is_ok() { Ending::Ok } else { Ending::Failed };
+        self.end(id, ending, answer, now);
+    }
+
+    /// Begins an attachment's end. `op` is answered when its record is committed and its link is in the dying group.
+    pub(super) fn kill(&mut self, id: &AttachmentId, why: DyingReason, op: Option<OpId>, now: Timestamp) {
+        let Some(slot) = self.attachments.get(id) else { return };
+        let mut record = slot.record.as_ref().clone();
+        record.state = AttachmentState::Dying;
+        let record = Arc::new(record);
+        let until = now + self.config.cooldown;
+        let mut batch = vec![Write::PutAttachment(record.clone())];
+        for address in &record.addresses {
+            batch.extend(self.pool.release(*address, id, until).map(Write::PutAddress));
+        }
+        self.attachments.put(record.clone());
+        self.kills.insert(id.clone(), Kill { op, committed: None, unwired: false });
+        self.note(Note::Dying { attachment: id.clone(), why });
+        self.commit(Purpose::KillCommit(id.clone()), batch, now);
+        let spec = UnwireSpec {
+            ifindex: record.host_ifindex,
+            addresses: record.addresses.iter().copied().collect(),
+        };
+        self.effect(None, Purpose::KillUnwire(id.clone()), EffectKind::Unwire(spec));
+    }
+
+    pub(super) fn kill_committed(&mut self, id: &AttachmentId, result: Result<(), String>, now: Timestamp) {
+        let Some(kill) = self.kills.get_mut(id) else { return };
+        kill.committed = Some(result);
+        if let Some(op) = kill.op.and_then(|op| self.ops.get_mut(&op)) {
+            op.phases.commit = op.begun.map(|begun| now - begun);
+        }
+        self.killed(id, now);
+    }
+
+    pub(super) fn kill_unwired(&mut self, id: &AttachmentId, result: Result<(), HostStepError>, now: Timestamp) {
+        if let Err(error) = result {
+            // The link is deleted all the same, and its routes with it.
+            self.note(Note::UnwireFailed { attachment: id.clone(), cause: error.to_string() });
+        }
+        let Some(kill) = self.kills.get_mut(id) else { return };
+        kill.unwired = true;
+        if let Some(op) = kill.op.and_then(|op| self.ops.get_mut(&op)) {
+            op.phases.wire = op.begun.map(|begun| now - begun);
+        }
+        self.killed(id, now);
+    }
+
+    /// Both have ended: the link is the reaper's, whoever waited goes on.
+    fn killed(&mut self, id: &AttachmentId, now: Timestamp) {
+        let Some(kill) = self.kills.get(id) else { return };
+        let Some(committed) = kill.committed.clone() else { return };
+        if !kill.unwired {
+            return;
+        }
+        let op = kill.op;
+        self.kills.remove(id);
+        self.gate.undoing.remove(id);
+        if let Some(slot) = self.attachments.get(id) {
+            let item = ReapItem::of(&slot.record);
+            self.reaper.push(item, now);
+        }
+        self.gate_progress(now);
+        let Some(op) = op else { return };
+        match self.ops.get(&op).map(|o| (o.verb, o.phase.clone())) {
+            // Of one key several may be dying at once after a restart: a DEL waits for all of them.
+            Some((Verb::Del, _)) if committed.is_ok() => self.begin_del(op, now),
+            Some((Verb::Del, _)) => self.del_committed(op, committed, now),
+            Some((Verb::Add, Phase::Undoing(_, error))) => self.end(op, Ending::Failed, Err(*error), now),
+            Some((Verb::Add, _)) => self.replaced(op, committed, now),
+            None => {}
+        }
+    }
+
+    /// What an ADD replaces is gone: now its own.
+    fn replaced(&mut self, id: OpId, committed: Result<(), String>, now: Timestamp) {
+        let Some(op) = self.ops.get(&id) else { return };
+        let ask = op.ask.clone().filter(|_| !op.cancelled);
+        match (committed, ask) {
+            (Err(cause), _) => self.end(id, Ending::Failed, Err(not_recorded(cause)), now),
+            (Ok(()), Some(ask)) => self.make(id, &ask, now),
+            (Ok(()), None) => {
+                let gone = ReplyError::new(Code::TryAgainLater, "the plugin went away");
+                self.end(id, Ending::Cancelled, Err(gone), now);
+            }
+        }
+    }
+}
+
+fn not_recorded(cause: String) -> ReplyError {
+    ReplyError::new(Code::TryAgainLater, "the release could not be recorded").cause(cause).advice("try again")
+}

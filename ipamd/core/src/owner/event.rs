@@ -1,0 +1,298 @@
+//! What goes into the owner and what comes out of it.
+//!
+//! Owns events, completions, effects, replies and notes as data. Does not own descriptors (the shell keeps them, by
+//! operation) nor how an effect is carried out.
+
+use crate::cloud::CloudObservation;
+use crate::kernel::{HostStep, HostStepError, HostView, ReapLink, Reaped, UnwireSpec, WireError, WireSpec};
+use crate::record::{AttachmentId, Write};
+use crate::time::Timestamp;
+use eni_proto::error::WireError as ReplyError;
+use eni_proto::ids::{AttachmentKey, NetnsCookie};
+use eni_proto::reply;
+use eni_proto::request::Mode;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// Names an operation: one ADD or DEL of one connection. Given by the shell, never reused while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpId(pub u64);
+
+/// Names an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EffectId(pub u64);
+
+/// What happens to the owner.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A plugin asks for ADD. The shell holds the sandbox's descriptor under `op`.
+    Add {
+        /// The operation.
+        op: OpId,
+        /// What is asked.
+        ask: AddAsk,
+    },
+    /// A plugin asks for DEL.
+    Del {
+        /// The operation.
+        op: OpId,
+        /// Whose.
+        key: AttachmentKey,
+    },
+    /// The plugin closed its socket before a reply: nobody waits any more.
+    Hangup {
+        /// The operation.
+        op: OpId,
+    },
+    /// The plugin died with the reply unread: nobody has the result.
+    Unread {
+        /// The operation.
+        op: OpId,
+        /// Whose.
+        key: AttachmentKey,
+    },
+    /// An effect has ended.
+    Done {
+        /// The effect.
+        effect: EffectId,
+        /// How.
+        completion: Completion,
+    },
+    /// `next_deadline` has come.
+    Wake,
+    /// No new ADD from now on: waiting ones are closed without a reply, so that their plugins ask the next ipamd.
+    Drain,
+}
+
+/// An ADD, checked by the shell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AddAsk {
+    /// Network, container id, ifname.
+    pub key: AttachmentKey,
+    /// The sandbox's network namespace, read from the descriptor.
+    pub cookie: NetnsCookie,
+    /// CNI_NETNS, as the runtime wrote it.
+    pub netns: String,
+    /// The wanted mode.
+    pub mode: Mode,
+    /// The wanted MTU; the configured one when absent.
+    pub mtu: Option<u32>,
+    /// Namespace and name of the pod, when CNI_ARGS named both.
+    pub pod: Option<(String, String)>,
+    /// When the plugin must have its answer.
+    pub deadline: Timestamp,
+}
+
+/// How an effect ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Completion {
+    /// [`EffectKind::Commit`]: durable, or why not.
+    Committed(Result<(), String>),
+    /// [`EffectKind::Wire`].
+    Wired(Result<(), WireError>),
+    /// [`EffectKind::Unwire`].
+    Unwired(Result<(), HostStepError>),
+    /// [`EffectKind::Reap`].
+    Reaped(Reaped),
+    /// [`EffectKind::ObserveHost`]; a failed look is unknown, never empty.
+    HostObserved(Result<HostView, HostStepError>),
+    /// [`EffectKind::ApplyHost`]: all failures.
+    HostApplied(Vec<HostStepError>),
+    /// [`EffectKind::ObserveCloud`]; a failed or partial answer is unknown, never empty.
+    CloudObserved(Result<CloudObservation, String>),
+    /// Not started, because an effect that it comes after has failed.
+    Skipped,
+}
+
+/// One effect: the shell starts it once all of `after` have succeeded, and reports it skipped when one failed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effect {
+    /// Its name.
+    pub id: EffectId,
+    /// The operation whose descriptor it needs.
+    pub op: Option<OpId>,
+    /// Effects that must succeed before.
+    pub after: Vec<EffectId>,
+    /// What to do.
+    pub kind: EffectKind,
+}
+
+/// What to do outside.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EffectKind {
+    /// Commit a batch whole, in the order of emission.
+    Commit(Vec<Write>),
+    /// Wire the sandbox of `op`.
+    Wire(Box<WireSpec>),
+    /// Take a sandbox off.
+    Unwire(UnwireSpec),
+    /// Delete dying links.
+    Reap(Vec<ReapLink>),
+    /// Look at the host.
+    ObserveHost,
+    /// Take steps on the host's own network.
+    ApplyHost(Vec<HostStep>),
+    /// Ask the cloud about the instance and its ENIs.
+    ObserveCloud,
+}
+
+/// What the shell has to do after an event.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outcome {
+    /// Operations that have ended, with what their plugins are answered; none closes the connection without a reply,
+    /// so that the plugin asks again (the next ipamd, when this one is ending).
+    pub replies: Vec<(OpId, Option<reply::Outcome>)>,
+    /// Effects to start.
+    pub effects: Vec<Effect>,
+    /// What happened, for logs and metrics: core itself never logs.
+    pub notes: Vec<Note>,
+}
+
+/// The verbs that are operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verb {
+    /// CNI ADD.
+    Add,
+    /// CNI DEL.
+    Del,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ending {
+    /// Done.
+    Ok,
+    /// Refused before anything was done: pool full, cancelled by a DEL, node draining.
+    Refused,
+    /// Failed on the way and undone.
+    Failed,
+    /// Its plugin went away.
+    Cancelled,
+}
+
+/// How long an operation's phases took; a phase that did not happen is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// From its arrival to its first effect.
+    pub queue: Option<Duration>,
+    /// From its first effect to the commit.
+    pub commit: Option<Duration>,
+    /// From its first effect to the end of wiring or taking off.
+    pub wire: Option<Duration>,
+    /// From its arrival to its end.
+    pub total: Duration,
+}
+
+/// Something that happened, for logs, events and metrics.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Note {
+    /// An operation has ended.
+    Ended {
+        /// Its verb.
+        verb: Verb,
+        /// Whose.
+        key: AttachmentKey,
+        /// How.
+        ending: Ending,
+        /// How long its phases took.
+        phases: Phases,
+        /// The error that was answered.
+        error: Option<ReplyError>,
+    },
+    /// An address was given to an attachment.
+    Allocated {
+        /// The address.
+        address: Ipv4Addr,
+        /// To whom.
+        attachment: AttachmentId,
+    },
+    /// An attachment is dying: its addresses cool.
+    Dying {
+        /// Which.
+        attachment: AttachmentId,
+        /// Why.
+        why: DyingReason,
+    },
+    /// The reaper's batch has ended.
+    Reaped {
+        /// Links gone.
+        gone: usize,
+        /// Links kept, with why.
+        kept: Vec<(u32, String)>,
+        /// How long it took.
+        took: Duration,
+    },
+    /// At start: what became of an attachment's record.
+    Restored {
+        /// Which.
+        attachment: AttachmentId,
+        /// The state's name.
+        state: &'static str,
+    },
+    /// At start: a link of ours without a record; it is dying.
+    OrphanLink {
+        /// Its index.
+        ifindex: u32,
+        /// Its alias.
+        alias: String,
+    },
+    /// At start, with an empty store: a live attachment rebuilt from its link.
+    Rebuilt {
+        /// Which.
+        attachment: AttachmentId,
+    },
+    /// A commit failed: it is written again with the next one.
+    CommitFailed {
+        /// Why.
+        cause: String,
+    },
+    /// A sandbox was not taken off whole; its link is reaped all the same.
+    UnwireFailed {
+        /// Which.
+        attachment: AttachmentId,
+        /// Why.
+        cause: String,
+    },
+    /// ENIs or addresses came or went at EC2.
+    PoolChanged {
+        /// Addresses that came.
+        arrived: Vec<Ipv4Addr>,
+        /// Free addresses that EC2 did not name twice in a row.
+        left: Vec<Ipv4Addr>,
+        /// Held addresses that EC2 does not name: kept, their sandboxes live.
+        missing: Vec<Ipv4Addr>,
+    },
+    /// Steps were taken on the host's own network.
+    HostApplied {
+        /// How many.
+        steps: usize,
+        /// Which failed.
+        failed: Vec<HostStepError>,
+    },
+    /// A reconciler's pass failed.
+    PassFailed {
+        /// The reconciler.
+        reconciler: &'static str,
+        /// Why.
+        cause: String,
+    },
+    /// From now on ADDs are served.
+    Ready,
+}
+
+/// Why an attachment is dying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DyingReason {
+    /// CNI DEL.
+    Del,
+    /// Its ADD failed.
+    AddFailed,
+    /// The plugin of its ADD went away.
+    PluginGone,
+    /// An ADD of the same key names another sandbox, mode or MTU.
+    Replaced,
+    /// At start: its ADD had not been finished.
+    HalfMade,
+    /// At start: its link was in the dying group already.
+    LinkDying,
+}

@@ -1,0 +1,299 @@
+//! The owner: the one state machine of attachments, addresses and the node.
+//!
+//! Owns every decision about an ADD or DEL, what becomes of records at start, when links are reaped, and when the
+//! reconcilers run. `handle(event, now)` never waits: it answers with replies and effects as data, and each effect's
+//! end comes back as an event. Operations on one attachment are ordered by its key; those of different keys overlap
+//! freely. Does not do I/O, read a clock or log.
+//!
+//! Invariants (see `invariant`): no reply before its commit; an address has one holder; a dying attachment's address
+//! is not free before its link is gone.
+
+mod add;
+mod attachments;
+mod commit;
+mod config;
+mod del;
+pub mod event;
+mod names;
+mod outside;
+mod reaper;
+mod restore;
+mod status;
+mod sync;
+
+pub use attachments::Slot;
+pub use config::OwnerConfig;
+pub use restore::RestoreError;
+pub use status::Health;
+
+use crate::pool::Pool;
+use crate::reconcile::driver::Driver;
+use crate::record::NodeRecord;
+use crate::time::Timestamp;
+use attachments::Attachments;
+use eni_proto::error::{Code, WireError as ReplyError};
+use eni_proto::ids::AttachmentKey;
+use eni_proto::reply;
+use event::{
+    AddAsk, Completion, Effect, EffectId, EffectKind, Ending, Event, Note, OpId, Outcome, Phases, Verb,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// The state machine.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    config: OwnerConfig,
+    node: NodeRecord,
+    next_ifindex: u32,
+    next_generation: u64,
+    pool: Pool,
+    attachments: Attachments,
+    ops: BTreeMap<OpId, Op>,
+    /// ADDs in [`Phase::Waiting`], in the order they came.
+    waiting: BTreeSet<OpId>,
+    /// The operations on each key, in order; the first is the one that runs.
+    lanes: BTreeMap<AttachmentKey, VecDeque<OpId>>,
+    purposes: BTreeMap<EffectId, Purpose>,
+    next_effect: u64,
+    kills: BTreeMap<crate::record::AttachmentId, del::Kill>,
+    reaper: reaper::Reaper,
+    dirty: commit::Dirty,
+    gate: sync::Gate,
+    driver: Driver,
+    reconcilers: sync::Reconcilers,
+    draining: bool,
+    /// Why the last commit failed, until one succeeds.
+    store_trouble: Option<String>,
+    out: Outcome,
+}
+
+/// One ADD or DEL that runs or waits.
+#[derive(Debug, Clone)]
+struct Op {
+    key: AttachmentKey,
+    verb: Verb,
+    ask: Option<AddAsk>,
+    phase: Phase,
+    arrived: Timestamp,
+    begun: Option<Timestamp>,
+    phases: Phases,
+    /// The plugin is gone: whatever is made is undone, nothing is replied.
+    cancelled: bool,
+    tries: u8,
+}
+
+/// How far an operation is.
+#[derive(Debug, Clone, PartialEq)]
+enum Phase {
+    /// Behind another of its key.
+    Queued,
+    /// First of its key, waiting for the node to serve ADDs.
+    Waiting,
+    /// An attachment is being taken off: what this ADD replaces, or what this DEL deletes.
+    Killing(crate::record::AttachmentId),
+    /// Committed and wired at once.
+    Making(add::Making),
+    /// A failed or cancelled ADD is being undone; then this is answered.
+    Undoing(crate::record::AttachmentId, Box<ReplyError>),
+    /// The commit of an attachment that was dying already.
+    Committing,
+}
+
+/// What an effect's end means.
+#[derive(Debug, Clone, PartialEq)]
+enum Purpose {
+    AddCommit(OpId),
+    AddWire(OpId),
+    KillCommit(crate::record::AttachmentId),
+    KillUnwire(crate::record::AttachmentId),
+    DelCommit(OpId),
+    Reap,
+    Housekeeping,
+    HostObserve(crate::reconcile::driver::Pass),
+    HostApply(crate::reconcile::driver::Pass, Box<sync::Applying>),
+    CloudObserve(crate::reconcile::driver::Pass),
+}
+
+impl Owner {
+    /// Takes one event.
+    pub fn handle(&mut self, event: Event, now: Timestamp) -> Outcome {
+        match event {
+            Event::Add { op, ask } => self.add(op, ask, now),
+            Event::Del { op, key } => self.del(op, key, now),
+            Event::Hangup { op } => self.hangup(op, now),
+            Event::Unread { op, key } => self.unread(op, &key, now),
+            Event::Done { effect, completion } => self.done(effect, completion, now),
+            Event::Wake => {}
+            Event::Drain => self.drain(now),
+        }
+        self.tick(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// When to send [`Event::Wake`].
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let waiting = self.waiting.iter().filter_map(|id| self.ops.get(id));
+        let late = waiting.filter_map(|op| op.ask.as_ref().map(|a| a.deadline)).min();
+        // An address that cools down matters while somebody waits for one.
+        let cooled = late.and_then(|_| self.pool.next_cooled());
+        let own = [self.reaper.due(), self.driver.next_deadline(), self.dirty.retry_at()];
+        own.into_iter().chain([late, cooled]).flatten().min()
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        self.pool.settle(now);
+        self.expire_waiting(now);
+        if self.gate.open() && self.pool.available() > 0 {
+            self.begin_waiting(now);
+        }
+        self.reap_when_due(now);
+        self.write_dirty_when_due(now);
+        if self.draining && self.store_trouble.is_none() {
+            self.write_dirty(now);
+        } else if !self.draining {
+            self.start_passes(now);
+        }
+    }
+
+    fn done(&mut self, effect: EffectId, completion: Completion, now: Timestamp) {
+        let Some(purpose) = self.purposes.remove(&effect) else { return };
+        if let Completion::Committed(result) = &completion {
+            self.commit_ended(effect, result, now);
+        }
+        match (purpose, completion) {
+            (Purpose::AddCommit(op), Completion::Committed(result)) => self.add_committed(op, result, now),
+            (Purpose::AddWire(op), Completion::Wired(result)) => self.add_wired(op, result, now),
+            (Purpose::KillCommit(id), Completion::Committed(result)) => self.kill_committed(&id, result, now),
+            (Purpose::KillUnwire(id), Completion::Unwired(result)) => self.kill_unwired(&id, result, now),
+            (Purpose::DelCommit(op), Completion::Committed(result)) => self.del_committed(op, result, now),
+            (Purpose::Reap, Completion::Reaped(reaped)) => self.links_reaped(reaped, now),
+            (Purpose::HostObserve(pass), Completion::HostObserved(view)) => self.host_observed(pass, view, now),
+            (Purpose::HostApply(pass, applying), Completion::HostApplied(failed)) => {
+                self.host_applied(pass, &applying, &failed, now);
+            }
+            (Purpose::CloudObserve(pass), Completion::CloudObserved(seen)) => self.cloud_observed(pass, seen, now),
+            (Purpose::HostObserve(pass) | Purpose::HostApply(pass, _), Completion::Skipped) => {
+                self.pass_ended(pass, Err("its commit failed".into()), now);
+            }
+            _ => {}
+        }
+    }
+
+    fn effect(&mut self, op: Option<OpId>, purpose: Purpose, kind: EffectKind) -> EffectId {
+        self.effect_after(op, purpose, kind, Vec::new())
+    }
+
+    fn effect_after(
+        &mut self,
+        op: Option<OpId>,
+        purpose: Purpose,
+        kind: EffectKind,
+        after: Vec<EffectId>,
+    ) -> EffectId {
+        self.next_effect += 1;
+        let id = EffectId(self.next_effect);
+        self.purposes.insert(id, purpose);
+        self.out.effects.push(Effect { id, op, after, kind });
+        id
+    }
+
+    fn note(&mut self, note: Note) {
+        self.out.notes.push(note);
+    }
+
+    /// Enters an operation into its key's lane; true when it is the first.
+    fn enter(&mut self, id: OpId, op: Op) -> bool {
+        let lane = self.lanes.entry(op.key.clone()).or_default();
+        lane.push_back(id);
+        let first = lane.len() == 1;
+        self.ops.insert(id, op);
+        first
+    }
+
+    /// Ends an operation: answers it, notes it, lets the next of its key begin.
+    fn end(&mut self, id: OpId, ending: Ending, answer: Result<reply::Outcome, ReplyError>, now: Timestamp) {
+        let Some(mut op) = self.ops.remove(&id) else { return };
+        self.waiting.remove(&id);
+        op.phases.total = now - op.arrived;
+        let (ending, error) = match (&answer, op.cancelled) {
+            (_, true) => (Ending::Cancelled, None),
+            (Ok(_), false) => (ending, None),
+            (Err(error), false) => (ending, Some(error.clone())),
+        };
+        let outcome = answer.unwrap_or_else(|error| reply::Outcome::Failed(Box::new(error)));
+        self.out.replies.push((id, (!op.cancelled).then_some(outcome)));
+        self.note(Note::Ended { verb: op.verb, key: op.key.clone(), ending, phases: op.phases, error });
+        let Some(lane) = self.lanes.get_mut(&op.key) else { return };
+        let was_first = lane.front() == Some(&id);
+        lane.retain(|other| *other != id);
+        let next = lane.front().copied();
+        match next {
+            Some(next) if was_first => self.begin(next, now),
+            Some(_) => {}
+            None => {
+                self.lanes.remove(&op.key);
+            }
+        }
+    }
+
+    /// The first of a lane begins.
+    fn begin(&mut self, id: OpId, now: Timestamp) {
+        match self.ops.get(&id).map(|op| op.verb) {
+            Some(Verb::Add) => self.begin_add(id, now),
+            Some(Verb::Del) => self.begin_del(id, now),
+            None => {}
+        }
+    }
+
+    fn hangup(&mut self, id: OpId, now: Timestamp) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        op.cancelled = true;
+        // What runs is undone when it ends; what waits ends now. A DEL goes on: it is authoritative.
+        if matches!(op.phase, Phase::Queued | Phase::Waiting) && op.verb == Verb::Add {
+            let gone = ReplyError::new(Code::TryAgainLater, "the plugin went away");
+            self.end(id, Ending::Cancelled, Err(gone), now);
+        }
+    }
+
+    fn unread(&mut self, op: OpId, key: &AttachmentKey, now: Timestamp) {
+        if self.lanes.contains_key(key) {
+            return; // a later operation on the key decides
+        }
+        let Some(slot) = self.attachments.current(key) else { return };
+        if slot.delivered_by == Some(op) {
+            let id = slot.record.id();
+            self.kill(&id, event::DyingReason::PluginGone, None, now);
+        }
+    }
+
+    fn drain(&mut self, now: Timestamp) {
+        self.draining = true;
+        let waiting: Vec<OpId> = self
+            .ops
+            .iter()
+            .filter(|(_, op)| op.verb == Verb::Add && matches!(op.phase, Phase::Queued | Phase::Waiting))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waiting {
+            self.close(id, now);
+        }
+        self.write_dirty(now);
+    }
+
+    /// Ends an operation without a reply.
+    fn close(&mut self, id: OpId, now: Timestamp) {
+        if let Some(op) = self.ops.get_mut(&id) {
+            op.cancelled = true;
+        }
+        let ending = ReplyError::new(Code::TryAgainLater, "ipamd is ending");
+        self.end(id, Ending::Cancelled, Err(ending), now);
+    }
+
+    /// Whether nothing is under way that a shutdown should wait for.
+    pub fn is_idle(&self) -> bool {
+        self.ops.is_empty() && self.kills.is_empty() && self.dirty.is_empty() && !self.dirty.in_flight()
+    }
+}
+
+#[cfg(test)]
+mod tests;

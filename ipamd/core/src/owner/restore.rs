@@ -1,0 +1,268 @@
+//! What becomes of records and links at start.
+//!
+//! Owns the comparison of what was stored with what the kernel has, before the first ADD is served: a link without a
+//! record is dying; `adding` with its alias and its route is live, otherwise it is undone; `live` without a link is
+//! broken; a record whose link is in the dying group has its DEL finished. With an empty store every whole link of
+//! ours is rebuilt into a record: nothing alive is forgotten because a file was deleted. Does not read the store or
+//! the kernel: both are handed in.
+
+use super::attachments::Attachments;
+use super::commit::{Dirty, RecordId};
+use super::event::{DyingReason, EffectKind, Note, Outcome};
+use super::outside::{alias, result};
+use super::reaper::{ReapItem, Reaper};
+use super::sync::{Gate, Reconcilers};
+use super::{Owner, OwnerConfig, Purpose};
+use crate::kernel::{Alias, DYING_GROUP, FIRST_IFINDEX, HostView, LinkView, POD_GROUP, PROTOCOL, RouteAction};
+use crate::pool::Pool;
+use crate::reconcile::driver::Driver;
+use crate::record::{AttachmentId, AttachmentRecord, AttachmentState, NodeRecord, Stored, Write};
+use crate::time::Timestamp;
+use eni_proto::cni::AddResult;
+use eni_proto::ids::{AttachmentKey, BootId, EniId};
+use eni_proto::request::Mode;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// Why an owner cannot be made from what was stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// The records are of another boot: the store should have dropped them.
+    #[error("the stored records are of boot {stored:?}, this is {now:?}")]
+    OtherBoot {
+        /// The stored boot.
+        stored: BootId,
+        /// This one.
+        now: BootId,
+    },
+}
+
+/// What a record's link looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinkState {
+    Gone,
+    Dying,
+    /// There; `whole` when it has its alias and its route.
+    There {
+        whole: bool,
+    },
+}
+
+impl Owner {
+    /// An owner from what was stored and one look at the host, with the effects of the start.
+    pub fn restore(
+        config: OwnerConfig,
+        stored: Stored,
+        host: &HostView,
+        boot: &BootId,
+        now: Timestamp,
+    ) -> Result<(Owner, Outcome), RestoreError> {
+        let fresh = stored.node.is_none();
+        let mut node = stored.node.unwrap_or_else(|| NodeRecord {
+            boot: boot.clone(),
+            next_ifindex: FIRST_IFINDEX,
+            next_generation: 1,
+            was_ready: false,
+            instance: None,
+        });
+        if node.boot != *boot {
+            return Err(RestoreError::OtherBoot { stored: node.boot, now: boot.clone() });
+        }
+        skip_used(&mut node, host, &stored.attachments);
+        let left: BTreeSet<AttachmentId> = stored.attachments.iter().map(AttachmentRecord::id).collect();
+        let pool = Pool::restore(stored.enis, stored.addresses, |holder| !left.contains(holder));
+        let mut owner = Owner {
+            config,
+            next_ifindex: node.next_ifindex,
+            next_generation: node.next_generation,
+            node,
+            pool,
+            attachments: Attachments::default(),
+            ops: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            lanes: BTreeMap::new(),
+            purposes: BTreeMap::new(),
+            next_effect: 0,
+            kills: BTreeMap::new(),
+            reaper: Reaper::default(),
+            dirty: Dirty::default(),
+            gate: Gate::default(),
+            driver: Driver::default(),
+            reconcilers: Reconcilers { eni_sync: 0, host_net: 0 },
+            draining: false,
+            store_trouble: None,
+            out: Outcome::default(),
+        };
+        owner.register(now);
+        for record in stored.attachments {
+            owner.restore_record(record, host, now);
+        }
+        owner.restore_links(host, fresh, now);
+        owner.reserve_now();
+        owner.commit(Purpose::Housekeeping, vec![Write::PutNode(owner.node.clone())], now);
+        owner.write_dirty(now);
+        owner.gate.committing = owner.out.effects.iter().filter(|e| is_commit(&e.kind)).map(|e| e.id).collect();
+        owner.gate.orphans = owner.reaper.orphan_links().collect();
+        owner.reaper.hurry(now);
+        owner.gate.undoing = owner.kills.keys().cloned().collect();
+        owner.gate_progress(now);
+        owner.tick(now);
+        let out = std::mem::take(&mut owner.out);
+        Ok((owner, out))
+    }
+
+    fn restore_record(&mut self, record: AttachmentRecord, host: &HostView, now: Timestamp) {
+        let id = record.id();
+        let link = link_state(&record, host);
+        let mut record = record;
+        let (state, why) = match (record.state, link) {
+            (AttachmentState::Dying, _) => (AttachmentState::Dying, None),
+            (_, LinkState::Dying) => (AttachmentState::Live, Some(DyingReason::LinkDying)),
+            (AttachmentState::Adding, LinkState::There { whole: true }) => (AttachmentState::Live, None),
+            (AttachmentState::Adding, _) => (AttachmentState::Adding, Some(DyingReason::HalfMade)),
+            (_, LinkState::There { .. }) => (AttachmentState::Live, None),
+            (_, LinkState::Gone) => (AttachmentState::Broken, None),
+        };
+        let changed = record.state != state;
+        record.state = state;
+        let record = Arc::new(record);
+        self.attachments.put(record.clone());
+        if changed {
+            self.mark_dirty(RecordId::Attachment(id.clone()), now);
+        }
+        if let Some(why) = why {
+            self.note(Note::Restored { attachment: id.clone(), state: "undone" });
+            self.kill(&id, why, None, now);
+        } else if state == AttachmentState::Dying {
+            // Its DEL was answered or not: finishing it is right either way.
+            self.note(Note::Restored { attachment: id.clone(), state: state.name() });
+            self.kill(&id, DyingReason::Del, None, now);
+        } else {
+            self.note(Note::Restored { attachment: id, state: state.name() });
+        }
+    }
+
+    /// Links of ours that no record names.
+    fn restore_links(&mut self, host: &HostView, fresh: bool, now: Timestamp) {
+        let known: BTreeSet<u32> = self.attachments.all().map(|r| r.host_ifindex).collect();
+        for link in host.links.iter().filter(|l| is_ours(l) && !known.contains(&l.ifindex)) {
+            if fresh && let Some(record) = self.rebuild(link, host, now) {
+                self.note(Note::Rebuilt { attachment: record.id() });
+                let record = Arc::new(record);
+                self.mark_dirty(RecordId::Attachment(record.id()), now);
+                for address in &record.addresses {
+                    if self.pool.claim(*address, &record.eni, &record.id()).is_some() {
+                        self.mark_dirty(RecordId::Address(*address), now);
+                    }
+                }
+                self.attachments.put(record);
+                continue;
+            }
+            self.note(Note::OrphanLink { ifindex: link.ifindex, alias: link.alias.clone() });
+            let item = ReapItem::orphan(link.ifindex, link.alias.clone(), routed_by(link.ifindex, host));
+            self.reaper.push(item, now);
+        }
+    }
+
+    /// A record from a whole link: its alias names the attachment, its route the address, its neighbour the
+    /// sandbox's MAC, its group the ENI. Nothing is invented: a link that lacks one of them is not rebuilt.
+    fn rebuild(&mut self, link: &LinkView, host: &HostView, now: Timestamp) -> Option<AttachmentRecord> {
+        if link.group == DYING_GROUP {
+            return None;
+        }
+        let told = Alias::parse(&link.alias)?;
+        let key = AttachmentKey {
+            network: told.network.parse().ok()?,
+            container: told.container.parse().ok()?,
+            ifname: told.ifname.parse().ok()?,
+        };
+        if self.attachments.current(&key).is_some() {
+            return None;
+        }
+        let addresses: BTreeSet<Ipv4Addr> = routed_by(link.ifindex, host).into_iter().collect();
+        let first = *addresses.first()?;
+        let neighbour = host.neighbours.iter().find(|n| n.ifindex == link.ifindex && n.address == first)?;
+        let eni = self.eni_by_number(link.group.checked_sub(POD_GROUP)?);
+        let mut record = AttachmentRecord {
+            key,
+            generation: told.generation,
+            state: AttachmentState::Live,
+            mode: Mode::Shared,
+            addresses,
+            eni,
+            netns_cookie: told.cookie,
+            netns: String::new(),
+            host_ifindex: link.ifindex,
+            host_link: link.name.parse().ok()?,
+            host_mac: link.mac?,
+            sandbox_mac: neighbour.mac,
+            mtu: link.mtu,
+            pod: Some(told.pod).filter(|p| !p.is_empty()),
+            created: now,
+            boot: self.node.boot.clone(),
+            claimed_by: None,
+            first_seen: None,
+            result: AddResult::default(),
+        };
+        record.result = result(&record);
+        Some(record)
+    }
+
+    /// The ENI of a number; before EC2 has told it, a name that the first look at EC2 replaces.
+    fn eni_by_number(&self, number: u32) -> EniId {
+        let known = self.pool.enis().find(|e| e.record.number() == number);
+        known.map_or_else(
+            || format!("eni-unknown-{number}").parse().expect("letters, digits and '-' are an ENI id"),
+            |e| e.record.id.clone(),
+        )
+    }
+}
+
+fn is_commit(kind: &EffectKind) -> bool {
+    matches!(kind, EffectKind::Commit(_))
+}
+
+/// Generations and ifindexes that records and links show are taken, whatever was reserved.
+fn skip_used(node: &mut NodeRecord, host: &HostView, records: &[AttachmentRecord]) {
+    for record in records {
+        node.next_ifindex = node.next_ifindex.max(record.host_ifindex.saturating_add(1));
+        node.next_generation = node.next_generation.max(record.generation.saturating_add(1));
+    }
+    for link in host.links.iter().filter(|l| is_ours(l)) {
+        node.next_ifindex = node.next_ifindex.max(link.ifindex.saturating_add(1));
+        if let Some(told) = Alias::parse(&link.alias) {
+            node.next_generation = node.next_generation.max(told.generation.saturating_add(1));
+        }
+    }
+}
+
+fn is_ours(link: &LinkView) -> bool {
+    let group = link.group == DYING_GROUP || (POD_GROUP..POD_GROUP + 0x80).contains(&link.group);
+    let told = Alias::parse(&link.alias).is_some();
+    link.kind == "veth" && link.ifindex >= FIRST_IFINDEX && (told || (group && link.alias.is_empty()))
+}
+
+fn routed_by(ifindex: u32, host: &HostView) -> Vec<Ipv4Addr> {
+    let by_link = host.pods_routes.iter().filter(|r| r.protocol == PROTOCOL && r.metric == 0);
+    let by_link = by_link.filter(|r| r.action == RouteAction::Device { ifindex });
+    by_link.map(|r| r.destination.addr()).collect()
+}
+
+fn link_state(record: &AttachmentRecord, host: &HostView) -> LinkState {
+    let wanted = alias(record).render();
+    let link = host.links.iter().find(|l| {
+        let same_alias = l.alias == wanted;
+        let nameless = l.name == record.host_link.as_str() && Alias::parse(&l.alias).is_none();
+        l.ifindex == record.host_ifindex && (same_alias || nameless)
+    });
+    match link {
+        None => LinkState::Gone,
+        Some(link) if link.group == DYING_GROUP => LinkState::Dying,
+        Some(link) => {
+            let routed = routed_by(link.ifindex, host);
+            let whole = link.alias == wanted && record.addresses.iter().all(|a| routed.contains(a));
+            LinkState::There { whole }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The reconcilers' passes and the gate before the first ADD.
+//!
+//! Owns the two passes under the driver, `eni_sync` (ask the cloud, take what is new into the pool) and `host_net`
+//! (look at the host, lay what is missing), and what must hold before ADDs are served: what the start began is
+//! committed and undone, the host's part of the data plane is laid. Does not plan: the planners do.
+
+use super::commit::RecordId;
+use super::event::{EffectId, EffectKind, Note};
+use super::{Owner, Purpose};
+use crate::cloud::{CloudObservation, InstanceLimits};
+use crate::eni_sync;
+use crate::host_net::{self, Wanted, WantedPod};
+use crate::kernel::{HostStepError, HostView};
+use crate::reconcile::driver::{Pass, Schedule};
+use crate::record::{AttachmentId, AttachmentRecord, AttachmentState, InstanceRecord, Write};
+use crate::time::Timestamp;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Places in the driver's list.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reconcilers {
+    pub(super) eni_sync: usize,
+    pub(super) host_net: usize,
+}
+
+/// What the host has when a plan's steps have been taken.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Applying {
+    addresses: BTreeSet<Ipv4Addr>,
+    prefsrc: Option<Ipv4Addr>,
+    links: Vec<(eni_proto::ids::EniId, Option<(u32, String)>)>,
+    steps: usize,
+}
+
+/// What stands between the start and the first ADD.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Gate {
+    /// The start's commits that are not durable yet.
+    pub(super) committing: BTreeSet<EffectId>,
+    /// One of them failed: its records ride with later commits.
+    pub(super) commit_failed: bool,
+    /// What the start takes off and is not taken off yet.
+    pub(super) undoing: BTreeSet<AttachmentId>,
+    /// Links without a record that the reaper has not tried to delete yet: what addresses their sandboxes have is
+    /// not always known.
+    pub(super) orphans: BTreeSet<u32>,
+    /// The host's part of the data plane is laid.
+    pub(super) laid: bool,
+    /// The cloud has answered in this process's life.
+    pub(super) cloud: bool,
+    /// The limits of the instance type, once known.
+    pub(super) limits: Option<InstanceLimits>,
+    /// The node's primary address, while its link has it.
+    pub(super) prefsrc: Option<Ipv4Addr>,
+    announced: bool,
+}
+
+impl Gate {
+    pub(super) fn open(&self) -> bool {
+        self.committed() && self.undoing.is_empty() && self.orphans.is_empty() && self.laid
+    }
+
+    /// What the start has changed is durable.
+    pub(super) fn committed(&self) -> bool {
+        self.committing.is_empty() && !self.commit_failed
+    }
+}
+
+impl Owner {
+    pub(super) fn register(&mut self, now: Timestamp) {
+        let second = Duration::from_secs(1);
+        let eni_sync = Schedule {
+            period: Some(self.config.describe_period),
+            backoff: second,
+            backoff_max: 30 * second,
+            timeout: 60 * second,
+        };
+        let host_net = Schedule { period: None, backoff: second, backoff_max: 30 * second, timeout: 60 * second };
+        self.reconcilers = Reconcilers {
+            eni_sync: self.driver.register("eni_sync", eni_sync, Some(now)),
+            host_net: self.driver.register("host_net", host_net, Some(now)),
+        };
+    }
+
+    pub(super) fn start_passes(&mut self, now: Timestamp) {
+        for pass in self.driver.poll(now) {
+            if pass.reconciler == self.reconcilers.eni_sync {
+                self.effect(None, Purpose::CloudObserve(pass), EffectKind::ObserveCloud);
+            } else {
+                self.effect(None, Purpose::HostObserve(pass), EffectKind::ObserveHost);
+            }
+        }
+    }
+
+    pub(super) fn pass_ended(&mut self, pass: Pass, result: Result<(), String>, now: Timestamp) {
+        if let Err(cause) = &result {
+            let name = if pass.reconciler == self.reconcilers.eni_sync { "eni_sync" } else { "host_net" };
+            self.note(Note::PassFailed { reconciler: name, cause: cause.clone() });
+        }
+        self.driver.ended(pass, result, now);
+    }
+
+    pub(super) fn cloud_observed(&mut self, pass: Pass, seen: Result<CloudObservation, String>, now: Timestamp) {
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(cause) => return self.pass_ended(pass, Err(cause), now),
+        };
+        let instance = InstanceRecord {
+            id: seen.identity.instance.clone(),
+            instance_type: seen.identity.instance_type.clone(),
+            vpc_cidrs: seen.identity.vpc_cidrs.clone(),
+        };
+        let first = !self.gate.cloud;
+        self.gate.cloud = true;
+        self.gate.limits = Some(seen.limits.clone());
+        let mut batch = Vec::new();
+        let renamed = self.node.instance.as_ref() != Some(&instance);
+        if renamed {
+            self.node.instance = Some(instance);
+            batch.push(Write::PutNode(self.node.clone()));
+        }
+        let plan = eni_sync::plan(&self.pool, &seen.identity.instance, &seen.enis);
+        let mut changed = renamed || !plan.enis.is_empty() || !plan.arrived.is_empty();
+        for eni in plan.enis {
+            self.pool.put_eni(eni.clone());
+            batch.push(Write::PutEni(eni));
+        }
+        for (address, eni) in plan.arrived.iter().chain(&plan.seen) {
+            batch.extend(self.pool.adopt(*address, eni, now).map(Write::PutAddress));
+        }
+        self.rename_enis(now);
+        let mut left = Vec::new();
+        for address in plan.unnamed {
+            if self.pool.miss(address) >= 2 && self.pool.drop_free(address) {
+                batch.push(Write::DeleteAddress(address));
+                left.push(address);
+            }
+        }
+        changed |= !left.is_empty();
+        let arrived: Vec<Ipv4Addr> = plan.arrived.iter().map(|(a, _)| *a).collect();
+        if changed || !plan.missing.is_empty() {
+            self.note(Note::PoolChanged { arrived, left, missing: plan.missing });
+        }
+        if !batch.is_empty() {
+            self.commit(Purpose::Housekeeping, batch, now);
+        }
+        if changed || first {
+            self.driver.wake(self.reconcilers.host_net, now);
+        }
+        self.pass_ended(pass, Ok(()), now);
+        self.begin_waiting(now);
+    }
+
+    /// Attachments that were rebuilt from their links before EC2 had told its ENIs' ids get them now.
+    fn rename_enis(&mut self, now: Timestamp) {
+        let named = |r: &AttachmentRecord| {
+            let address = r.addresses.first().and_then(|a| self.pool.address(*a));
+            address.map(|a| a.eni.clone()).filter(|eni| *eni != r.eni)
+        };
+        let renamed: Vec<_> =
+            self.attachments.all().filter_map(|r| named(r).map(|eni| (r.as_ref().clone(), eni))).collect();
+        for (mut record, eni) in renamed {
+            record.eni = eni;
+            self.mark_dirty(RecordId::Attachment(record.id()), now);
+            self.attachments.put(Arc::new(record));
+        }
+    }
+
+    /// What the host should hold now.
+    pub fn wanted(&self) -> Wanted {
+        let number = |eni: &eni_proto::ids::EniId| self.pool.eni(eni).map_or(1, |e| e.record.number());
+        let live = self.attachments.all().filter(|r| r.state == AttachmentState::Live);
+        let pod = |r: &Arc<AttachmentRecord>| WantedPod {
+            ifindex: r.host_ifindex,
+            eni_number: number(&r.eni),
+            addresses: r.addresses.clone(),
+            sandbox_mac: r.sandbox_mac,
+        };
+        let cidrs = self.node.instance.iter().flat_map(|i| i.vpc_cidrs.iter());
+        Wanted {
+            enis: self.pool.enis().map(|e| e.record.clone()).collect(),
+            addresses: self.pool.addresses().map(|a| a.address).collect(),
+            pods: live.map(pod).collect(),
+            links: self.attachments.all().map(|r| r.host_ifindex).chain(self.reaper.orphan_links()).collect(),
+            vpc_cidrs: cidrs.chain(&self.config.extra_vpc_cidrs).copied().collect(),
+            snat: self.config.snat,
+        }
+    }
+
+    pub(super) fn host_observed(&mut self, pass: Pass, view: Result<HostView, HostStepError>, now: Timestamp) {
+        let view = match view {
+            Ok(view) => view,
+            Err(error) => return self.pass_ended(pass, Err(error.to_string()), now),
+        };
+        let wanted = self.wanted();
+        let plan = host_net::plan(&wanted, &view);
+        let links = host_net::find_links(&wanted.enis, &view);
+        let primary = wanted.enis.iter().find(|e| e.device_index == 0).map(|e| e.primary);
+        let applying = Applying {
+            prefsrc: primary.filter(|p| view.addresses.iter().any(|a| a.address.addr() == *p)),
+            links: wanted.enis.iter().map(|e| (e.id.clone(), links.get(&e.mac).cloned())).collect(),
+            addresses: wanted.addresses,
+            steps: plan.len(),
+        };
+        let steps = plan.into_iter().map(|p| p.step).collect();
+        // Durable first: an address has its base route only once its record is committed.
+        let after = self.commits_in_flight();
+        let purpose = Purpose::HostApply(pass, Box::new(applying));
+        self.effect_after(None, purpose, EffectKind::ApplyHost(steps), after);
+    }
+
+    fn commits_in_flight(&self) -> Vec<EffectId> {
+        let flying = |purpose: &Purpose| matches!(purpose, Purpose::Housekeeping);
+        self.purposes.iter().filter(|(_, p)| flying(p)).map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn host_applied(&mut self, pass: Pass, done: &Applying, failed: &[HostStepError], now: Timestamp) {
+        if done.steps > 0 {
+            self.note(Note::HostApplied { steps: done.steps, failed: failed.to_vec() });
+        }
+        if let Some(first) = failed.first() {
+            let cause = format!("{} of {} steps failed; the first: {first}", failed.len(), done.steps);
+            return self.pass_ended(pass, Err(cause), now);
+        }
+        for (id, link) in &done.links {
+            self.pool.set_link(id, link.clone());
+        }
+        let lost: Vec<String> =
+            done.links.iter().filter(|(_, l)| l.is_none()).map(|(id, _)| id.to_string()).collect();
+        let orphaned = self.reaper.orphaned();
+        self.pool.set_laid(&done.addresses.difference(&orphaned).copied().collect());
+        self.gate.prefsrc = done.prefsrc;
+        let no_eni = done.links.is_empty();
+        self.gate.laid = self.gate.laid || (!no_eni && lost.is_empty());
+        let result = if lost.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("no link has the MAC of {}", lost.join(", ")))
+        };
+        self.pass_ended(pass, result, now);
+        self.gate_progress(now);
+    }
+
+    /// Opens the gate when nothing stands before it any more.
+    pub(super) fn gate_progress(&mut self, now: Timestamp) {
+        let orphans_gone = self.reaper.orphaned().is_empty();
+        if orphans_gone && self.gate.laid && self.pool.addresses().any(|a| !self.pool.is_laid(a.address)) {
+            self.driver.wake(self.reconcilers.host_net, now);
+        }
+        if self.gate.open() {
+            if !self.gate.announced {
+                self.gate.announced = true;
+                self.node.was_ready = true;
+                self.mark_dirty(RecordId::Node, now);
+                self.note(Note::Ready);
+            }
+            self.begin_waiting(now);
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The owner by hand: one event at a time, with a store that commits and a kernel that does as it is told. Random
+//! histories with faults and crashes are in the seeded simulation.
+
+use super::*;
+use crate::cloud::{CloudObservation, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity, InstanceLimits};
+use crate::kernel::{HostAddressView, HostView, InetSettings, LinkView, Reaped, WireError};
+use crate::record::{AttachmentState, Stored};
+use eni_proto::ids::{BootId, MacAddr, NetnsCookie};
+use eni_proto::request::Mode;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+struct Bench {
+    owner: Owner,
+    stored: Stored,
+    now: Timestamp,
+    addresses: u8,
+    held: Vec<Effect>,
+    hold_wires: bool,
+    wire_error: Option<WireError>,
+    commit_error: bool,
+    replies: Vec<(OpId, Option<reply::Outcome>)>,
+    wires: Vec<crate::kernel::WireSpec>,
+}
+
+fn host() -> HostView {
+    let link = LinkView {
+        ifindex: 2,
+        name: "ens5".into(),
+        mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
+        group: 0,
+        alias: String::new(),
+        up: true,
+        mtu: 9001,
+        kind: String::new(),
+        inet: InetSettings::default(),
+    };
+    let address = HostAddressView { ifindex: 2, address: "10.0.1.10/24".parse().unwrap() };
+    HostView { links: vec![link], addresses: vec![address], ..HostView::default() }
+}
+
+fn key(container: &str) -> AttachmentKey {
+    AttachmentKey {
+        network: "vpc".parse().unwrap(),
+        container: container.parse().unwrap(),
+        ifname: "eth0".parse().unwrap(),
+    }
+}
+
+fn ask(container: &str, cookie: u64) -> AddAsk {
+    AddAsk {
+        key: key(container),
+        cookie: NetnsCookie(cookie),
+        netns: format!("/run/netns/{container}"),
+        mode: Mode::Shared,
+        mtu: None,
+        pod: None,
+        deadline: Timestamp::from_millis(1_000_000),
+    }
+}
+
+impl Bench {
+    fn new(addresses: u8) -> Bench {
+        let now = Timestamp::from_millis(1000);
+        let boot = BootId::new("boot-1");
+        let config = OwnerConfig { cooldown: Duration::from_secs(30), ..OwnerConfig::default() };
+        let (owner, outcome) = Owner::restore(config, Stored::default(), &host(), &boot, now).unwrap();
+        let mut bench = Bench {
+            owner,
+            stored: Stored::default(),
+            now,
+            addresses,
+            held: Vec::new(),
+            hold_wires: false,
+            wire_error: None,
+            commit_error: false,
+            replies: Vec::new(),
+            wires: Vec::new(),
+        };
+        bench.settle(outcome);
+        bench
+    }
+
+    fn cloud(&self) -> CloudObservation {
+        let instance: eni_proto::ids::InstanceId = "i-1".parse().unwrap();
+        CloudObservation {
+            identity: InstanceIdentity {
+                instance: instance.clone(),
+                instance_type: "m5.large".into(),
+                primary_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
+            },
+            limits: InstanceLimits { enis: 3, addresses_per_eni: 10 },
+            enis: vec![EniObservation {
+                id: "eni-1".parse().unwrap(),
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                subnet: "subnet-1".parse().unwrap(),
+                subnet_cidr: "10.0.1.0/24".parse().unwrap(),
+                primary: Ipv4Addr::new(10, 0, 1, 10),
+                secondary: (0..self.addresses).map(|n| Ipv4Addr::new(10, 0, 1, 20 + n)).collect(),
+                attachment: Some(EniAttachment {
+                    instance,
+                    device_index: 0,
+                    status: EniAttachmentStatus::Attached,
+                }),
+            }],
+        }
+    }
+
+    fn send(&mut self, event: Event) {
+        let outcome = self.owner.handle(event, self.now);
+        self.settle(outcome);
+    }
+
+    fn settle(&mut self, outcome: Outcome) {
+        self.replies.extend(outcome.replies);
+        for effect in outcome.effects {
+            if self.hold_wires && matches!(effect.kind, EffectKind::Wire(_)) {
+                self.held.push(effect);
+            } else {
+                self.complete(effect);
+            }
+        }
+        assert_eq!(crate::invariant::check(&self.owner), Vec::<String>::new());
+    }
+
+    fn complete(&mut self, effect: Effect) {
+        let completion = match effect.kind {
+            EffectKind::Commit(_) if self.commit_error => Completion::Committed(Err("disk full".into())),
+            EffectKind::Commit(batch) => {
+                self.stored.apply(&batch);
+                Completion::Committed(Ok(()))
+            }
+            EffectKind::Wire(spec) => {
+                self.wires.push(*spec);
+                Completion::Wired(self.wire_error.take().map_or(Ok(()), Err))
+            }
+            EffectKind::Unwire(_) => Completion::Unwired(Ok(())),
+            EffectKind::Reap(links) => Completion::Reaped(Reaped {
+                gone: links.into_iter().map(|l| l.ifindex).collect(),
+                kept: Vec::new(),
+            }),
+            EffectKind::ObserveHost => Completion::HostObserved(Ok(host())),
+            EffectKind::ApplyHost(_) => Completion::HostApplied(Vec::new()),
+            EffectKind::ObserveCloud => Completion::CloudObserved(Ok(self.cloud())),
+        };
+        self.send(Event::Done { effect: effect.id, completion });
+    }
+
+    fn release_wires(&mut self) {
+        self.hold_wires = false;
+        for effect in std::mem::take(&mut self.held) {
+            self.complete(effect);
+        }
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.now = self.now + span;
+        self.send(Event::Wake);
+    }
+
+    fn reply(&self, op: u64) -> Option<&reply::Outcome> {
+        self.replies.iter().rev().find(|(id, _)| *id == OpId(op)).and_then(|(_, outcome)| outcome.as_ref())
+    }
+
+    fn error(&self, op: u64) -> &ReplyError {
+        match self.reply(op) {
+            Some(reply::Outcome::Failed(error)) => error,
+            other => panic!("operation {op} did not fail: {other:?}"),
+        }
+    }
+
+    fn added(&self, op: u64) -> &eni_proto::cni::AddResult {
+        match self.reply(op) {
+            Some(reply::Outcome::Added(result)) => result,
+            other => panic!("operation {op} did not add: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_add_is_committed_wired_and_answered_and_a_second_one_gets_the_same() {
+    let mut bench = Bench::new(4);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    let first = bench.added(1).clone();
+    assert_eq!(bench.stored.attachments.len(), 1);
+    bench.send(Event::Add { op: OpId(2), ask: ask("a", 7) });
+    assert_eq!(*bench.added(2), first);
+    assert_eq!(bench.wires.len(), 1);
+}
+
+#[test]
+fn no_reply_leaves_before_both_halves_have_ended() {
+    let mut bench = Bench::new(4);
+    bench.hold_wires = true;
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    assert_eq!(bench.reply(1), None);
+    bench.release_wires();
+    bench.added(1);
+}
+
+#[test]
+fn another_sandbox_under_the_same_key_replaces_the_first() {
+    let mut bench = Bench::new(4);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    let first = bench.added(1).ips[0].address.clone();
+    bench.send(Event::Add { op: OpId(2), ask: ask("a", 8) });
+    assert_ne!(bench.added(2).ips[0].address, first, "the old address cools");
+    assert_eq!(bench.owner.attachment(&key("a")).unwrap().netns_cookie, NetnsCookie(8));
+    let dying = bench.wires[0].ifindex;
+    assert_eq!(bench.wires[1].delete_first, [dying], "the old link has the wanted name");
+}
+
+#[test]
+fn add_del_add_in_one_sandbox_deletes_the_dying_link_first() {
+    let mut bench = Bench::new(4);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    bench.send(Event::Del { op: OpId(2), key: key("a") });
+    bench.send(Event::Add { op: OpId(3), ask: ask("a", 7) });
+    bench.added(3);
+    assert_eq!(bench.wires[1].delete_first, [bench.wires[0].ifindex]);
+    assert_eq!(bench.stored.attachments.len(), 2, "the dying one keeps its record until it is reaped");
+    bench.pass(Duration::from_millis(20));
+    assert_eq!(bench.stored.attachments.len(), 1);
+}
+
+#[test]
+fn del_three_times_succeeds_and_the_address_cools() {
+    let mut bench = Bench::new(1);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    for op in 2..5 {
+        bench.send(Event::Del { op: OpId(op), key: key("a") });
+        assert_eq!(bench.reply(op), Some(&reply::Outcome::Done));
+    }
+    bench.send(Event::Add { op: OpId(5), ask: ask("b", 8) });
+    let error = bench.error(5);
+    assert_eq!(error.code, Code::TryAgainLater);
+    assert!(error.to_string().contains("1 cooling"), "{error}");
+    bench.pass(Duration::from_millis(20));
+    bench.pass(Duration::from_secs(30));
+    bench.send(Event::Add { op: OpId(6), ask: ask("b", 8) });
+    bench.added(6);
+}
+
+#[test]
+fn a_failed_wiring_is_undone_and_says_why() {
+    let mut bench = Bench::new(1);
+    bench.wire_error = Some(WireError::IfnameTaken { name: "eth0".into() });
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    assert_eq!(bench.error(1).code, Code::InvalidEnvironment);
+    assert_eq!(bench.stored.attachments[0].state, AttachmentState::Dying);
+    assert!(bench.owner.attachment(&key("a")).is_none());
+}
+
+#[test]
+fn a_taken_ifindex_is_followed_by_the_next() {
+    let mut bench = Bench::new(1);
+    bench.wire_error = Some(WireError::IfindexTaken { ifindex: 1 });
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    bench.added(1);
+    assert_eq!(bench.wires[1].ifindex, bench.wires[0].ifindex + 1);
+    assert_eq!(bench.stored.attachments.len(), 1);
+    assert_eq!(bench.stored.attachments[0].host_ifindex, bench.wires[1].ifindex);
+}
+
+#[test]
+fn a_foreign_link_with_the_name_makes_the_attachment_take_its_own() {
+    let mut bench = Bench::new(1);
+    bench.wire_error = Some(WireError::HostNameTaken { name: "x".into(), ifindex: 5, group: 0 });
+    let mut asked = ask("a", 7);
+    asked.pod = Some(("default".into(), "web".into()));
+    bench.send(Event::Add { op: OpId(1), ask: asked });
+    bench.added(1);
+    assert_ne!(bench.wires[0].host_name, bench.wires[1].host_name);
+    assert!(bench.wires[1].delete_first.is_empty());
+}
+
+#[test]
+fn a_plugin_that_dies_has_its_add_undone() {
+    let mut bench = Bench::new(2);
+    bench.hold_wires = true;
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    bench.send(Event::Hangup { op: OpId(1) });
+    bench.release_wires();
+    assert_eq!(bench.reply(1), None);
+    assert!(bench.owner.attachment(&key("a")).is_none());
+    bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
+    bench.added(2);
+    bench.send(Event::Unread { op: OpId(2), key: key("b") });
+    assert!(bench.owner.attachment(&key("b")).is_none(), "nobody read the result");
+}
+
+#[test]
+fn an_unread_reply_does_not_undo_what_a_later_add_was_given() {
+    let mut bench = Bench::new(2);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    bench.send(Event::Add { op: OpId(2), ask: ask("a", 7) });
+    bench.send(Event::Unread { op: OpId(1), key: key("a") });
+    assert!(bench.owner.attachment(&key("a")).is_some());
+}
+
+#[test]
+fn a_del_waits_for_an_add_that_is_being_wired_and_ends_those_behind_it() {
+    let mut bench = Bench::new(4);
+    bench.hold_wires = true;
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    bench.send(Event::Add { op: OpId(2), ask: ask("a", 7) });
+    bench.send(Event::Del { op: OpId(3), key: key("a") });
+    assert_eq!(bench.error(2).code, Code::TryAgainLater);
+    assert_eq!(bench.reply(3), None);
+    bench.release_wires();
+    bench.added(1);
+    assert_eq!(bench.reply(3), Some(&reply::Outcome::Done));
+    assert!(bench.owner.attachment(&key("a")).is_none());
+}
+
+#[test]
+fn a_del_that_cannot_be_recorded_fails_and_the_next_one_records_it() {
+    let mut bench = Bench::new(4);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    bench.commit_error = true;
+    bench.send(Event::Del { op: OpId(2), key: key("a") });
+    assert_eq!(bench.error(2).code, Code::TryAgainLater);
+    bench.send(Event::Del { op: OpId(3), key: key("a") });
+    assert_eq!(bench.error(3).code, Code::TryAgainLater, "success needs its record");
+    assert!(!bench.owner.health().can_serve());
+    bench.commit_error = false;
+    bench.send(Event::Del { op: OpId(4), key: key("a") });
+    assert_eq!(bench.reply(4), Some(&reply::Outcome::Done));
+    assert_eq!(bench.stored.attachments[0].state, AttachmentState::Dying);
+    assert!(bench.owner.health().can_serve());
+}
+
+#[test]
+fn an_add_that_cannot_be_recorded_is_undone() {
+    let mut bench = Bench::new(4);
+    bench.commit_error = true;
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    assert!(bench.error(1).to_string().contains("disk full"));
+    assert!(bench.owner.attachment(&key("a")).is_none());
+}
+
+#[test]
+fn a_full_pool_says_so_at_once() {
+    let mut bench = Bench::new(1);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
+    let text = bench.error(2).to_string();
+    assert!(text.contains("1 allocated") && text.contains("m5.large carries 9"), "{text}");
+}
+
+#[test]
+fn draining_closes_adds_without_a_reply_and_serves_dels() {
+    let mut bench = Bench::new(4);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    bench.send(Event::Drain);
+    bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
+    assert_eq!(bench.replies.last(), Some(&(OpId(2), None)));
+    bench.send(Event::Del { op: OpId(3), key: key("a") });
+    assert_eq!(bench.reply(3), Some(&reply::Outcome::Done));
+    assert!(bench.owner.is_idle());
+}

@@ -1,0 +1,327 @@
+//! The pool of addresses: which are free, which are held, which cool.
+//!
+//! Owns the states of addresses and ENIs in memory and the choice of the next address. Every change returns the
+//! record to commit. Does not own attachments, commits or timers: the owner does; `now` is an argument.
+
+mod pick;
+
+use crate::record::{AddressRecord, AddressState, AttachmentId, EniRecord};
+use crate::time::Timestamp;
+use eni_proto::debug::PoolCounts;
+use eni_proto::ids::EniId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+/// An ENI in the pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eni {
+    /// Its record.
+    pub record: EniRecord,
+    /// The link that has its MAC, by index and name; none while it is not there.
+    pub link: Option<(u32, String)>,
+}
+
+/// An address in the pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Address {
+    record: AddressRecord,
+    /// Its base route is laid: before that it is not given out, or packets to it would leave by the primary.
+    laid: bool,
+    /// A `Cooling` one only: its last holder's link is gone and its conntrack entries are deleted.
+    reaped: bool,
+    /// How often in a row EC2 did not name it.
+    missed: u32,
+}
+
+/// The pool.
+#[derive(Debug, Clone, Default)]
+pub struct Pool {
+    enis: BTreeMap<EniId, Eni>,
+    addresses: BTreeMap<Ipv4Addr, Address>,
+    /// Free and laid, by ENI, oldest first.
+    available: BTreeMap<EniId, BTreeSet<(Timestamp, Ipv4Addr)>>,
+    /// Cooling and reaped, by the end of the cooldown.
+    cooled: BTreeSet<(Timestamp, Ipv4Addr)>,
+    /// Held by each ENI: what "fullest" means.
+    allocated: BTreeMap<EniId, usize>,
+}
+
+impl Pool {
+    /// A pool from what was stored. Nothing is laid yet; `reaped` says of a cooling address whether its last
+    /// holder's record is gone already.
+    pub fn restore(
+        enis: Vec<EniRecord>,
+        addresses: Vec<AddressRecord>,
+        reaped: impl Fn(&AttachmentId) -> bool,
+    ) -> Self {
+        let mut pool = Pool::default();
+        for record in enis {
+            pool.enis.insert(record.id.clone(), Eni { record, link: None });
+        }
+        for record in addresses {
+            let reaped = match &record.state {
+                AddressState::Cooling { attachment, .. } => reaped(attachment),
+                _ => false,
+            };
+            let address = record.address;
+            pool.addresses.insert(address, Address { record, laid: false, reaped, missed: 0 });
+            pool.index(address);
+        }
+        pool
+    }
+
+    /// The ENIs, by id.
+    pub fn enis(&self) -> impl Iterator<Item = &Eni> {
+        self.enis.values()
+    }
+
+    /// One ENI.
+    pub fn eni(&self, id: &EniId) -> Option<&Eni> {
+        self.enis.get(id)
+    }
+
+    /// The primary ENI, once known.
+    pub fn primary(&self) -> Option<&Eni> {
+        self.enis.values().find(|e| e.record.device_index == 0)
+    }
+
+    /// Puts an ENI or replaces its record; the link stays as it was known.
+    pub fn put_eni(&mut self, record: EniRecord) {
+        let link = self.enis.get(&record.id).and_then(|e| e.link.clone());
+        self.enis.insert(record.id.clone(), Eni { record, link });
+    }
+
+    /// Says which link has an ENI's MAC.
+    pub fn set_link(&mut self, id: &EniId, link: Option<(u32, String)>) {
+        if let Some(eni) = self.enis.get_mut(id) {
+            eni.link = link;
+        }
+    }
+
+    /// The records of the addresses, in order.
+    pub fn addresses(&self) -> impl Iterator<Item = &AddressRecord> {
+        self.addresses.values().map(|a| &a.record)
+    }
+
+    /// One address's record.
+    pub fn address(&self, address: Ipv4Addr) -> Option<&AddressRecord> {
+        self.addresses.get(&address).map(|a| &a.record)
+    }
+
+    /// Whether an address's base route is laid.
+    pub fn is_laid(&self, address: Ipv4Addr) -> bool {
+        self.addresses.get(&address).is_some_and(|a| a.laid)
+    }
+
+    /// Takes an address that EC2 names into the pool, free from `now` on once it is laid. Of one that is there already
+    /// at most the ENI changes. The record to commit, if any.
+    pub fn adopt(&mut self, address: Ipv4Addr, eni: &EniId, now: Timestamp) -> Option<AddressRecord> {
+        if let Some(known) = self.addresses.get_mut(&address) {
+            known.missed = 0;
+            if known.record.eni == *eni {
+                return None;
+            }
+            let reaped = known.reaped;
+            let record = self.transition(address, |record| record.eni = eni.clone());
+            self.unindex(address);
+            if let Some(known) = self.addresses.get_mut(&address) {
+                known.reaped = reaped;
+            }
+            self.index(address);
+            return Some(record);
+        }
+        let state = AddressState::Free { since: now };
+        let record = AddressRecord { address, eni: eni.clone(), state, generation: 0 };
+        self.addresses.insert(address, Address { record: record.clone(), laid: false, reaped: false, missed: 0 });
+        Some(record)
+    }
+
+    /// Counts that EC2 did not name an address; the number of times in a row.
+    pub fn miss(&mut self, address: Ipv4Addr) -> u32 {
+        self.addresses.get_mut(&address).map_or(0, |a| {
+            a.missed += 1;
+            a.missed
+        })
+    }
+
+    /// Takes a free address out of the pool; false when it is not free.
+    pub fn drop_free(&mut self, address: Ipv4Addr) -> bool {
+        let free = self
+            .addresses
+            .get(&address)
+            .is_some_and(|a| matches!(a.record.state, AddressState::Free { .. }));
+        if free {
+            self.unindex(address);
+            self.addresses.remove(&address);
+        }
+        free
+    }
+
+    /// Says which base routes are laid; the others are not given out.
+    pub fn set_laid(&mut self, laid: &BTreeSet<Ipv4Addr>) {
+        let all: Vec<Ipv4Addr> = self.addresses.keys().copied().collect();
+        for address in all {
+            self.unindex(address);
+            if let Some(entry) = self.addresses.get_mut(&address) {
+                entry.laid = laid.contains(&address);
+            }
+            self.index(address);
+        }
+    }
+
+    /// Gives the next address to an attachment: the fullest ENI that has a free one, its oldest free address.
+    pub fn allocate(&mut self, attachment: &AttachmentId, now: Timestamp) -> Option<AddressRecord> {
+        self.settle(now);
+        let address = self.pick()?;
+        Some(self.transition(address, |record| {
+            record.generation += 1;
+            record.state = AddressState::Allocated { attachment: attachment.clone() };
+        }))
+    }
+
+    /// Gives a certain address to an attachment that is found wired; `None` when another holds it.
+    pub fn claim(&mut self, address: Ipv4Addr, eni: &EniId, holder: &AttachmentId) -> Option<AddressRecord> {
+        if let Some(known) = self.addresses.get(&address) {
+            match &known.record.state {
+                AddressState::Allocated { attachment } if attachment == holder => {
+                    return Some(known.record.clone());
+                }
+                AddressState::Allocated { .. } | AddressState::Quarantined { .. } => return None,
+                AddressState::Free { .. } | AddressState::Cooling { .. } => {}
+            }
+        } else {
+            let state = AddressState::Free { since: Timestamp::ZERO };
+            let record = AddressRecord { address, eni: eni.clone(), state, generation: 0 };
+            self.addresses.insert(address, Address { record, laid: false, reaped: false, missed: 0 });
+        }
+        Some(self.transition(address, |record| {
+            record.generation += 1;
+            record.state = AddressState::Allocated { attachment: holder.clone() };
+        }))
+    }
+
+    /// Releases an address that `attachment` holds into its cooldown. Held by another, it is left alone: a late
+    /// release never frees the next holder's.
+    pub fn release(
+        &mut self,
+        address: Ipv4Addr,
+        attachment: &AttachmentId,
+        until: Timestamp,
+    ) -> Option<AddressRecord> {
+        match &self.addresses.get(&address)?.record.state {
+            AddressState::Allocated { attachment: holder } if holder == attachment => {}
+            _ => return None,
+        }
+        Some(self.transition(address, |record| {
+            record.state = AddressState::Cooling { attachment: attachment.clone(), until };
+        }))
+    }
+
+    /// The last holder's link is gone and its conntrack entries are deleted: from now on the cooldown alone counts.
+    pub fn reaped(&mut self, address: Ipv4Addr, attachment: &AttachmentId) {
+        if self.cools_after(address, attachment) {
+            self.unindex(address);
+            if let Some(entry) = self.addresses.get_mut(&address) {
+                entry.reaped = true;
+            }
+            self.index(address);
+        }
+    }
+
+    /// Whether an address is cooling after this very holder.
+    pub fn cools_after(&self, address: Ipv4Addr, attachment: &AttachmentId) -> bool {
+        self.addresses.get(&address).is_some_and(
+            |a| matches!(&a.record.state, AddressState::Cooling { attachment: last, .. } if last == attachment),
+        )
+    }
+
+    /// Makes free what has cooled down by `now`. Nothing has to be committed: the stored end of the cooldown says the
+    /// same after a restart.
+    pub fn settle(&mut self, now: Timestamp) {
+        while let Some(&(until, address)) = self.cooled.first()
+            && until <= now
+        {
+            self.transition(address, |record| record.state = AddressState::Free { since: until });
+        }
+    }
+
+    /// When the next cooling address may become free, if its holder is reaped.
+    pub fn next_cooled(&self) -> Option<Timestamp> {
+        self.cooled.first().map(|&(until, _)| until)
+    }
+
+    /// The pool in numbers.
+    pub fn counts(&self) -> PoolCounts {
+        self.addresses.values().map(|a| &a.record).fold(PoolCounts::default(), count)
+    }
+
+    /// One ENI's addresses in numbers.
+    pub fn eni_counts(&self, id: &EniId) -> PoolCounts {
+        let of_eni = self.addresses.values().map(|a| &a.record).filter(|r| r.eni == *id);
+        of_eni.fold(PoolCounts::default(), count)
+    }
+
+    /// How many addresses can be allocated at once: free and laid.
+    pub fn available(&self) -> usize {
+        self.available.values().map(BTreeSet::len).sum()
+    }
+
+    fn transition(&mut self, address: Ipv4Addr, change: impl FnOnce(&mut AddressRecord)) -> AddressRecord {
+        self.unindex(address);
+        let entry = self.addresses.get_mut(&address).expect("a transition names an address of the pool");
+        change(&mut entry.record);
+        entry.reaped = false;
+        let record = entry.record.clone();
+        self.index(address);
+        record
+    }
+
+    fn index(&mut self, address: Ipv4Addr) {
+        let Some(entry) = self.addresses.get(&address) else { return };
+        match entry.record.state {
+            AddressState::Free { since } if entry.laid => {
+                self.available.entry(entry.record.eni.clone()).or_default().insert((since, address));
+            }
+            AddressState::Cooling { until, .. } if entry.reaped => {
+                self.cooled.insert((until, address));
+            }
+            AddressState::Allocated { .. } => {
+                *self.allocated.entry(entry.record.eni.clone()).or_default() += 1;
+            }
+            _ => {}
+        }
+    }
+
+    fn unindex(&mut self, address: Ipv4Addr) {
+        let Some(entry) = self.addresses.get(&address) else { return };
+        match entry.record.state {
+            AddressState::Free { since } => {
+                if let Some(set) = self.available.get_mut(&entry.record.eni) {
+                    set.remove(&(since, address));
+                }
+            }
+            AddressState::Cooling { until, .. } => {
+                self.cooled.remove(&(until, address));
+            }
+            AddressState::Allocated { .. } => {
+                if let Some(held) = self.allocated.get_mut(&entry.record.eni) {
+                    *held -= 1;
+                }
+            }
+            AddressState::Quarantined { .. } => {}
+        }
+    }
+}
+
+fn count(mut counts: PoolCounts, record: &AddressRecord) -> PoolCounts {
+    match record.state {
+        AddressState::Free { .. } => counts.free += 1,
+        AddressState::Allocated { .. } => counts.allocated += 1,
+        AddressState::Cooling { .. } => counts.cooling += 1,
+        AddressState::Quarantined { .. } => counts.quarantined += 1,
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! The pool against a reference model on a small domain: three ENIs, four addresses each, three holders.
+
+use super::*;
+use crate::record::EniState;
+use eni_proto::ids::{AttachmentKey, MacAddr};
+use proptest::prelude::*;
+use std::time::Duration;
+
+fn eni(index: u32) -> EniRecord {
+    EniRecord {
+        id: format!("eni-{index}").parse().unwrap(),
+        mac: MacAddr([2, 0, 0, 0, 0, index as u8]),
+        device_index: index,
+        subnet: "subnet-1".parse().unwrap(),
+        subnet_cidr: "10.0.0.0/24".parse().unwrap(),
+        primary: Ipv4Addr::new(10, 0, 0, 10 + index as u8),
+        state: EniState::InUse,
+    }
+}
+
+fn holder(number: u64) -> AttachmentId {
+    let key = AttachmentKey {
+        network: "vpc".parse().unwrap(),
+        container: format!("c{number}").parse().unwrap(),
+        ifname: "eth0".parse().unwrap(),
+    };
+    AttachmentId { key, generation: number }
+}
+
+fn pool(enis: u32, each: u8) -> Pool {
+    let mut pool = Pool::default();
+    let mut laid = BTreeSet::new();
+    for index in 0..enis {
+        let record = eni(index);
+        let id = record.id.clone();
+        pool.put_eni(record);
+        pool.set_link(&id, Some((index + 2, format!("ens{index}"))));
+        for n in 0..each {
+            let address = Ipv4Addr::new(10, 0, index as u8, 100 + n);
+            pool.adopt(address, &id, Timestamp::from_millis(u64::from(n)));
+            laid.insert(address);
+        }
+    }
+    pool.set_laid(&laid);
+    pool
+}
+
+#[test]
+fn the_fullest_eni_comes_first_and_its_oldest_address() {
+    let mut pool = pool(2, 2);
+    let now = Timestamp::from_millis(10);
+    let first = pool.allocate(&holder(1), now).unwrap();
+    assert_eq!(first.address, Ipv4Addr::new(10, 0, 0, 100));
+    assert_eq!(pool.allocate(&holder(2), now).unwrap().address, Ipv4Addr::new(10, 0, 0, 101));
+    assert_eq!(pool.allocate(&holder(3), now).unwrap().address, Ipv4Addr::new(10, 0, 1, 100));
+}
+
+#[test]
+fn an_address_without_its_base_route_is_not_given_out() {
+    let mut pool = pool(1, 1);
+    pool.set_laid(&BTreeSet::new());
+    assert_eq!(pool.allocate(&holder(1), Timestamp::ZERO), None);
+    assert_eq!(pool.available(), 0);
+}
+
+#[test]
+fn an_eni_without_a_link_serves_nobody() {
+    let mut pool = pool(1, 1);
+    pool.set_link(&eni(0).id, None);
+    assert_eq!(pool.allocate(&holder(1), Timestamp::ZERO), None);
+}
+
+#[test]
+fn a_late_release_frees_nothing_of_the_next_holder() {
+    let mut pool = pool(1, 1);
+    let now = Timestamp::from_millis(10);
+    let address = pool.allocate(&holder(1), now).unwrap().address;
+    assert!(pool.release(address, &holder(1), now).is_some());
+    pool.reaped(address, &holder(1));
+    assert_eq!(pool.allocate(&holder(2), now).unwrap().generation, 2);
+    assert_eq!(pool.release(address, &holder(1), now), None);
+    assert_eq!(pool.counts().allocated, 1);
+}
+
+#[test]
+fn a_cooling_address_needs_its_reaper_and_its_time() {
+    let mut pool = pool(1, 1);
+    let now = Timestamp::from_millis(10);
+    let address = pool.allocate(&holder(1), now).unwrap().address;
+    let until = now + Duration::from_secs(30);
+    pool.release(address, &holder(1), until);
+    assert_eq!(pool.allocate(&holder(2), until), None, "not reaped");
+    pool.reaped(address, &holder(1));
+    assert_eq!(pool.allocate(&holder(2), now), None, "not cooled down");
+    assert!(pool.allocate(&holder(2), until).is_some());
+}
+
+#[test]
+fn two_misses_in_a_row_are_counted_and_a_sighting_resets() {
+    let mut pool = pool(1, 1);
+    let address = Ipv4Addr::new(10, 0, 0, 100);
+    assert_eq!(pool.miss(address), 1);
+    pool.adopt(address, &eni(0).id, Timestamp::ZERO);
+    assert_eq!(pool.miss(address), 1);
+    assert_eq!(pool.miss(address), 2);
+    assert!(pool.drop_free(address));
+    assert_eq!(pool.counts(), PoolCounts::default());
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Allocate(u64),
+    Release(u64),
+    Reap(u64),
+    Pass(u64),
+    Lay(bool),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        (0..3u64).prop_map(Op::Allocate),
+        (0..3u64).prop_map(Op::Release),
+        (0..3u64).prop_map(Op::Reap),
+        (0..40u64).prop_map(Op::Pass),
+        any::<bool>().prop_map(Op::Lay),
+    ]
+}
+
+/// The model: of each address who holds or held it, since when it cools, whether it is reaped.
+#[derive(Debug, Clone, PartialEq)]
+enum Model {
+    Free,
+    Held(u64),
+    Cooling { by: u64, until: u64, reaped: bool },
+}
+
+proptest! {
+    #[test]
+    fn the_pool_agrees_with_a_model(ops in prop::collection::vec(op(), 1..80)) {
+        let mut pool = pool(3, 4);
+        let all: Vec<Ipv4Addr> = pool.addresses().map(|a| a.address).collect();
+        let mut model: BTreeMap<Ipv4Addr, Model> = all.iter().map(|a| (*a, Model::Free)).collect();
+        let (mut now, mut laid) = (100u64, true);
+        for op in ops {
+            let at = Timestamp::from_millis(now);
+            match op {
+                Op::Allocate(h) => {
+                    let can = laid && model.values().any(|m| match m {
+                        Model::Free => true,
+                        Model::Cooling { until, reaped, .. } => *reaped && *until <= now,
+                        Model::Held(_) => false,
+                    });
+                    let got = pool.allocate(&holder(h), at);
+                    prop_assert_eq!(got.is_some(), can);
+                    for state in model.values_mut() {
+                        if matches!(state, Model::Cooling { until, reaped: true, .. } if *until <= now) {
+                            *state = Model::Free;
+                        }
+                    }
+                    if let Some(record) = got {
+                        let before = model.insert(record.address, Model::Held(h));
+                        prop_assert_eq!(before, Some(Model::Free), "given out while not free");
+                    }
+                }
+                Op::Release(h) => for address in &all {
+                    let released = pool.release(*address, &holder(h), Timestamp::from_millis(now + 20));
+                    let held = model[address] == Model::Held(h);
+                    prop_assert_eq!(released.is_some(), held);
+                    if held {
+                        model.insert(*address, Model::Cooling { by: h, until: now + 20, reaped: false });
+                    }
+                },
+                Op::Reap(h) => for address in &all {
+                    pool.reaped(*address, &holder(h));
+                    if let Some(Model::Cooling { by, reaped, .. }) = model.get_mut(address) && *by == h {
+                        *reaped = true;
+                    }
+                },
+                Op::Pass(ms) => now += ms,
+                Op::Lay(on) => {
+                    laid = on;
+                    pool.set_laid(&if on { all.iter().copied().collect() } else { BTreeSet::new() });
+                }
+            }
+            let counts = pool.counts();
+            let held = model.values().filter(|m| matches!(m, Model::Held(_))).count();
+            prop_assert_eq!(counts.allocated, held);
+            prop_assert_eq!(counts.free + counts.allocated + counts.cooling + counts.quarantined, all.len());
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Steps on the host's own network.
+//!
+//! Owns one message per step, in sends of many, and the answers that are fine: what is there already when it is
+//! added, what is gone already when it is deleted. Does not decide which steps.
+
+use crate::host::Host;
+use crate::message;
+use crate::nft;
+use crate::ours;
+use crate::socket::Refusal;
+use ipamd_core::kernel::{HostStep, HostStepError, RouteView};
+
+/// Takes the steps in order and goes on after a failure; all failures.
+pub(crate) fn apply(host: &mut Host, steps: &[HostStep]) -> Vec<HostStepError> {
+    let mut errors = Vec::new();
+    for run in steps.chunk_by(|a, b| !is_nft(a) && !is_nft(b)) {
+        match &run[0] {
+            HostStep::ReplaceNft { text } => {
+                errors.extend(nft::replace(host, text).err().map(|cause| error(&run[0], cause.to_string())));
+            }
+            _ => by_netlink(host, run, &mut errors),
+        }
+    }
+    errors
+}
+
+fn is_nft(step: &HostStep) -> bool {
+    matches!(step, HostStep::ReplaceNft { .. })
+}
+
+fn error(step: &HostStep, cause: String) -> HostStepError {
+    HostStepError { step: ours::describe(step), cause }
+}
+
+fn by_netlink(host: &mut Host, steps: &[HostStep], errors: &mut Vec<HostStepError>) {
+    let refusals = match host.route.batch(steps.iter().filter_map(message_of).collect()) {
+        Ok(refusals) => refusals,
+        // What was carried out is not known: the next look tells.
+        Err(io) => return errors.extend(steps.iter().map(|step| error(step, io.to_string()))),
+    };
+    for refusal in refusals {
+        let step = &steps[refusal.index];
+        if is_fine(step, &refusal) {
+            continue;
+        }
+        let failed = match step {
+            HostStep::AddRoute(route) if refusal.errno == libc::EINVAL && route.prefsrc.is_some() => {
+                let plain = RouteView { prefsrc: None, ..*route };
+                host.route.call(message::put_route(&plain)).err().map(|error| error.to_string())
+            }
+            _ => Some(refusal.to_string()),
+        };
+        errors.extend(failed.map(|cause| error(step, cause)));
+    }
+}
+
+/// A step's message; none for nft's.
+fn message_of(step: &HostStep) -> Option<Vec<u8>> {
+    Some(match step {
+        HostStep::AddRule { priority, table } => message::new_rule(*priority, *table),
+        HostStep::DeleteRule { priority, table } => message::delete_rule(*priority, *table),
+        HostStep::AddRoute(route) => message::put_route(route),
+        HostStep::DeleteRoute(route) => message::delete_route(route),
+        HostStep::SetLink { ifindex, group, inet, up } => message::set_link(*ifindex, *group, *inet, *up),
+        HostStep::SetNeighbour(neighbour) => message::neighbour(neighbour),
+        HostStep::ReplaceNft { .. } => return None,
+    })
+}
+
+fn is_fine(step: &HostStep, refusal: &Refusal) -> bool {
+    match step {
+        HostStep::AddRule { .. } => refusal.errno == libc::EEXIST,
+        HostStep::DeleteRule { .. } | HostStep::DeleteRoute(_) => {
+            matches!(refusal.errno, libc::ENOENT | libc::ESRCH)
+        }
+        _ => false,
+    }
+}

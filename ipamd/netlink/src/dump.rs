@@ -1,0 +1,159 @@
+//! Reading the host: dumps to views.
+//!
+//! Owns the parsing, by attribute, so that an attribute of a newer kernel never spoils a dump. A message that lacks
+//! what every one of its kind has is an error: a part is never taken for the whole.
+
+use crate::socket::attributes;
+use eni_proto::ids::MacAddr;
+use ipamd_core::kernel::{
+    HostAddressView, InetSettings, LinkView, NeighbourView, PODS_TABLE, RouteAction, RouteView, RuleView,
+};
+use ipnet::Ipv4Net;
+use std::net::Ipv4Addr;
+
+pub(crate) const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_NEWADDR: u16 = 20;
+pub(crate) const RTM_NEWROUTE: u16 = 24;
+pub(crate) const RTM_NEWNEIGH: u16 = 28;
+pub(crate) const RTM_NEWRULE: u16 = 32;
+
+fn u32_of(value: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
+}
+
+fn address_of(value: &[u8]) -> Option<Ipv4Addr> {
+    Some(Ipv4Addr::from(<[u8; 4]>::try_from(value.get(..4)?).ok()?))
+}
+
+fn mac_of(value: &[u8]) -> Option<MacAddr> {
+    Some(MacAddr(<[u8; 6]>::try_from(value).ok()?))
+}
+
+fn text_of(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
+}
+
+/// `struct ifinfomsg` and IFLA_*.
+pub(crate) fn link(body: &[u8]) -> Option<LinkView> {
+    const IFF_UP: u32 = 1;
+    const ARPHRD_ETHER: u16 = 1;
+    let ethernet = u16::from_ne_bytes(body.get(2..4)?.try_into().ok()?) == ARPHRD_ETHER;
+    let mut view = LinkView {
+        ifindex: u32_of(body.get(4..)?)?,
+        name: String::new(),
+        mac: None,
+        group: 0,
+        alias: String::new(),
+        up: u32_of(body.get(8..)?)? & IFF_UP != 0,
+        mtu: 0,
+        kind: String::new(),
+        inet: InetSettings::default(),
+    };
+    for (kind, value) in attributes(body.get(16..)?) {
+        match kind {
+            1 if ethernet => view.mac = mac_of(value),
+            3 => view.name = text_of(value),
+            4 => view.mtu = u32_of(value)?,
+            18 => {
+                let kind = attributes(value).find(|(kind, _)| *kind == 1);
+                view.kind = kind.map(|(_, text)| text_of(text)).unwrap_or_default();
+            }
+            20 => view.alias = text_of(value),
+            26 => view.inet = inet(value),
+            27 => view.group = u32_of(value)?,
+            _ => {}
+        }
+    }
+    (!view.name.is_empty()).then_some(view)
+}
+
+/// Whether a link has IPv6 at all: a kernel that was booted without it refuses to be told of it.
+pub(crate) fn has_inet6(body: &[u8]) -> bool {
+    const AF_INET6: u16 = 10;
+    let af_spec = attributes(body.get(16..).unwrap_or_default()).find(|(kind, _)| *kind == 26);
+    af_spec.is_some_and(|(_, families)| attributes(families).any(|(family, _)| family == AF_INET6))
+}
+
+/// IFLA_AF_SPEC → AF_INET → IFLA_INET_CONF: an array of i32, the first being IPV4_DEVCONF_FORWARDING (1).
+fn inet(af_spec: &[u8]) -> InetSettings {
+    const AF_INET: u16 = 2;
+    let conf = attributes(af_spec).find(|(family, _)| *family == AF_INET);
+    let conf = conf.and_then(|(_, inet)| attributes(inet).find(|(kind, _)| *kind == 1).map(|(_, v)| v));
+    let value = |number: usize| conf.and_then(|c| u32_of(c.get((number - 1) * 4..)?)).unwrap_or(0);
+    InetSettings {
+        forwarding: value(1) != 0,
+        send_redirects: value(6) != 0,
+        rp_filter: u8::try_from(value(8)).unwrap_or(u8::MAX),
+    }
+}
+
+/// `struct ifaddrmsg` and IFA_*.
+pub(crate) fn host_address(body: &[u8]) -> Option<HostAddressView> {
+    let prefix = *body.get(1)?;
+    let ifindex = u32_of(body.get(4..)?)?;
+    let local = attributes(body.get(8..)?).find(|(kind, _)| *kind == 2).and_then(|(_, v)| address_of(v))?;
+    Some(HostAddressView { ifindex, address: Ipv4Net::new(local, prefix).ok()? })
+}
+
+/// `struct rtmsg` and RTA_*; `Some(None)` is a route of another table or of a kind that is not ours to read.
+pub(crate) fn pods_route(body: &[u8]) -> Option<Option<RouteView>> {
+    const UNICAST: u8 = 1;
+    const UNREACHABLE: u8 = 7;
+    let (prefix, protocol, kind) = (*body.get(1)?, *body.get(5)?, *body.get(7)?);
+    let mut table = u32::from(*body.get(4)?);
+    let (mut destination, mut oif, mut metric, mut prefsrc) = (Ipv4Addr::UNSPECIFIED, None, 0, None);
+    for (attribute, value) in attributes(body.get(12..)?) {
+        match attribute {
+            1 => destination = address_of(value)?,
+            4 => oif = u32_of(value),
+            6 => metric = u32_of(value)?,
+            7 => prefsrc = address_of(value),
+            15 => table = u32_of(value)?,
+            _ => {}
+        }
+    }
+    let action = match (kind, oif) {
+        (UNREACHABLE, _) => RouteAction::Unreachable,
+        (UNICAST, Some(ifindex)) => RouteAction::Device { ifindex },
+        _ => return Some(None),
+    };
+    let destination = Ipv4Net::new(destination, prefix).ok()?;
+    Some((table == PODS_TABLE).then_some(RouteView { destination, metric, action, prefsrc, protocol }))
+}
+
+/// `struct fib_rule_hdr` and FRA_*.
+pub(crate) fn rule(body: &[u8]) -> Option<RuleView> {
+    let mut view = RuleView { priority: 0, table: u32::from(*body.get(4)?), protocol: 0, catch_all: true };
+    const FIB_RULE_INVERT: u32 = 2;
+    // Prefix lengths and TOS.
+    view.catch_all = body.get(1..4)? == [0; 3] && u32_of(body.get(8..)?)? & FIB_RULE_INVERT == 0;
+    for (kind, value) in attributes(body.get(12..)?) {
+        match kind {
+            6 => view.priority = u32_of(value)?,
+            15 => view.table = u32_of(value)?,
+            21 => view.protocol = *value.first()?,
+            // Addresses, links, mark, tunnel, l3mdev, uids, protocol, ports, DSCP, flow label: a selector.
+            1 | 2 | 3 | 10 | 12 | 16 | 17 | 19 | 20 | 22..=26 => view.catch_all = false,
+            _ => {}
+        }
+    }
+    Some(view)
+}
+
+/// `struct ndmsg` and NDA_*; `Some(None)` has no MAC yet.
+pub(crate) fn neighbour(body: &[u8]) -> Option<Option<NeighbourView>> {
+    const NUD_PERMANENT: u16 = 0x80;
+    let ifindex = u32_of(body.get(4..)?)?;
+    let state = u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?);
+    let (mut address, mut mac) = (None, None);
+    for (kind, value) in attributes(body.get(12..)?) {
+        match kind {
+            1 => address = address_of(value),
+            2 => mac = mac_of(value),
+            _ => {}
+        }
+    }
+    let permanent = state & NUD_PERMANENT != 0;
+    let view = address.zip(mac).map(|(address, mac)| NeighbourView { ifindex, address, mac, permanent });
+    Some(view)
+}

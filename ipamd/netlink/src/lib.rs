@@ -1,0 +1,24 @@
+//! Every netlink, network namespace, nft and conntrack call of ipamd, and a stateful fake of the kernel beside it.
+//!
+//! Owns the sockets, the messages and the reading of what the kernel answers, in the terms of `ipamd_core::kernel`.
+//! Every call is blocking and bounded. CAP_NET_ADMIN is enough for [`host`] and [`lock`]: nothing there enters a
+//! namespace or writes under /proc. [`netns`] needs CAP_SYS_ADMIN and is for the embedded VPC and for tests. Does not
+//! decide anything: the owner and the planners do.
+
+mod apply;
+mod conntrack;
+mod dump;
+
+pub mod host;
+pub mod lock;
+mod message;
+pub mod netns;
+mod nfnl;
+mod nft;
+mod ours;
+mod reap;
+pub mod sandbox;
+mod socket;
+pub mod stats;
+mod sys;
+mod wire;

@@ -1,0 +1,96 @@
+//! Which links may be deleted, and how a host step is named in an error: what the kernel and its fake share.
+//!
+//! Owns the rule that nobody else's link is deleted. Does not look a link up.
+
+use ipamd_core::kernel::{Alias, DYING_GROUP, ENI_GROUP, HostStep, LinkView, POD_GROUP};
+
+/// Groups of one kind: K is at most 0x7f.
+const GROUPS: u32 = 0x80;
+
+fn of_an_eni(link: &LinkView) -> bool {
+    (ENI_GROUP..ENI_GROUP + GROUPS).contains(&link.group)
+}
+
+/// A host end of ours by its group: it has it from the message that makes it, the alias comes later.
+fn of_a_pod(link: &LinkView) -> bool {
+    link.group == DYING_GROUP || (POD_GROUP..POD_GROUP + GROUPS).contains(&link.group)
+}
+
+/// Whether a link that is in a new sandbox's way may be deleted.
+pub(crate) fn may_make_way(link: &LinkView) -> Result<(), String> {
+    if of_an_eni(link) || link.kind != "veth" {
+        return Err(format!("{} is no host end of a pod", link.name));
+    }
+    if of_a_pod(link) || Alias::parse(&link.alias).is_some() {
+        return Ok(());
+    }
+    Err(format!("{} has neither a group nor an alias of ours", link.name))
+}
+
+/// Whether the reaper may delete a link: its alias begins with `alias`, or it is a pair of ours that was not finished
+/// and so never got one.
+pub(crate) fn may_reap(link: &LinkView, alias: &str) -> Result<(), String> {
+    if of_an_eni(link) || link.kind != "veth" {
+        return Err(format!("{} is no host end of a pod", link.name));
+    }
+    let unfinished = link.alias.is_empty() && of_a_pod(link);
+    if (!alias.is_empty() && link.alias.starts_with(alias)) || unfinished {
+        return Ok(());
+    }
+    Err(format!("{} has another alias: {:?}", link.name, link.alias))
+}
+
+/// A host step in words.
+pub(crate) fn describe(step: &HostStep) -> String {
+    match step {
+        HostStep::AddRule { priority, table } => format!("add the rule {priority} lookup {table:#x}"),
+        HostStep::DeleteRule { priority, table } => format!("delete the rule {priority} lookup {table:#x}"),
+        HostStep::AddRoute(route) => format!("lay the route {} metric {}", route.destination, route.metric),
+        HostStep::DeleteRoute(route) => format!("delete the route {} metric {}", route.destination, route.metric),
+        HostStep::SetLink { ifindex, group, .. } => format!("set link {ifindex} (group {group:#x})"),
+        HostStep::SetNeighbour(view) => format!("lay the neighbour {} of link {}", view.address, view.ifindex),
+        HostStep::ReplaceNft { .. } => "replace our nft table".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipamd_core::kernel::InetSettings;
+
+    fn link(group: u32, alias: &str, kind: &str) -> LinkView {
+        LinkView {
+            ifindex: 7,
+            name: "eni0".into(),
+            mac: None,
+            group,
+            alias: alias.into(),
+            up: true,
+            mtu: 1500,
+            kind: kind.into(),
+            inet: InetSettings::default(),
+        }
+    }
+
+    #[test]
+    fn the_reaper_takes_its_alias_and_unfinished_pairs_alone() {
+        let alias = "eni1 1f c eth0 1 n";
+        assert!(may_reap(&link(DYING_GROUP, alias, "veth"), alias).is_ok());
+        assert!(may_reap(&link(POD_GROUP + 1, "eni1 1f c eth0 1 n ns/pod", "veth"), alias).is_ok());
+        assert!(may_reap(&link(POD_GROUP + 1, "", "veth"), alias).is_ok());
+        assert!(may_reap(&link(DYING_GROUP, "eni1 1f c eth0 2 n", "veth"), alias).is_err());
+        assert!(may_reap(&link(DYING_GROUP, "uplink", "veth"), "").is_err());
+        assert!(may_reap(&link(0, "", "veth"), alias).is_err());
+        assert!(may_reap(&link(ENI_GROUP + 1, alias, "veth"), alias).is_err());
+        assert!(may_reap(&link(DYING_GROUP, alias, ""), alias).is_err());
+    }
+
+    #[test]
+    fn only_ours_makes_way() {
+        assert!(may_make_way(&link(DYING_GROUP, "", "veth")).is_ok());
+        assert!(may_make_way(&link(0, "eni1 1f c eth0 1 n", "veth")).is_ok());
+        assert!(may_make_way(&link(0, "uplink", "veth")).is_err());
+        assert!(may_make_way(&link(ENI_GROUP + 1, "eni1 1f c eth0 1 n", "veth")).is_err());
+        assert!(may_make_way(&link(DYING_GROUP, "", "")).is_err());
+    }
+}

@@ -1,0 +1,459 @@
+//! Talking netlink on a blocking socket: batches with every acknowledgement read, answers and dumps that are whole or
+//! fail.
+//!
+//! Owns sequence numbers, acknowledgements, extended error texts, time-outs and interrupted dumps. Knows nothing of
+//! what the messages mean.
+
+use crate::stats::{Counters, Family};
+use crate::sys;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// How long the kernel may take to answer. It answers within the send; a wait means that the answer was lost.
+const ANSWER_SECONDS: i64 = 5;
+/// How often an interrupted dump is begun again.
+const DUMP_TRIES: usize = 20;
+/// One read: the kernel fills at most 32 KiB of it for a dump.
+const READ: usize = 64 * 1024;
+/// The most reads that answer one send: an end for a socket on which somebody else's messages never end.
+const READS_MAX: usize = 4096;
+/// The most messages of one send: their answers fit a receive buffer of the smallest usual size.
+pub(crate) const BATCH_MAX: usize = 32;
+/// The most requests of one send whose answer is a whole link (2 KiB with all its attributes).
+const GET_MAX: usize = 16;
+
+const SOL_NETLINK: i32 = 270;
+const NLMSG_HEADER: usize = 16;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// What the kernel answered to a message that it refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{}", errno_name(*errno), if text.is_empty() { String::new() } else { format!(" ({text})") })]
+pub(crate) struct Refusal {
+    /// The message's place in its batch.
+    pub(crate) index: usize,
+    /// errno, positive.
+    pub(crate) errno: i32,
+    /// The kernel's extended text; empty when it gave none.
+    pub(crate) text: String,
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// The kernel refused the message.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The socket failed.
+    #[error("the netlink socket failed: {0}")]
+    Io(#[from] io::Error),
+    /// A dump was interrupted by changes each time.
+    #[error("the dump was interrupted {DUMP_TRIES} times by changes")]
+    Interrupted,
+    /// What came is not what was asked for.
+    #[error("the kernel's answer is not understood: {0}")]
+    Malformed(&'static str),
+}
+
+impl CallError {
+    /// The kernel's errno, when it refused.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        match self {
+            CallError::Refused(refusal) => Some(refusal.errno),
+            _ => None,
+        }
+    }
+}
+
+/// errno's name.
+pub(crate) fn errno_name(errno: i32) -> String {
+    format!("{:?}", Errno::from_raw(errno))
+}
+
+/// A netlink socket of ours, in the network namespace that it was opened in.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    family: Family,
+    sequence: u32,
+    buffer: Vec<u8>,
+    counters: Arc<Counters>,
+}
+
+impl Socket {
+    /// A socket in the caller's network namespace.
+    pub(crate) fn open(family: Family, counters: Arc<Counters>) -> io::Result<Socket> {
+        Ok(Socket { fd: open(family)?, family, sequence: 1, buffer: vec![0; READ], counters })
+    }
+
+    /// Sends messages, all of which ask for an acknowledgement, and reads every one. All refusals, in order. Up to
+    /// [`BATCH_MAX`] go in one send.
+    pub(crate) fn batch(&mut self, messages: Vec<Vec<u8>>) -> io::Result<Vec<Refusal>> {
+        self.batch_on(None, messages)
+    }
+
+    /// The same on a sandbox's socket, which lives in the sandbox's network namespace.
+    pub(crate) fn batch_in(&mut self, sandbox: BorrowedFd<'_>, messages: Vec<Vec<u8>>) -> io::Result<Vec<Refusal>> {
+        self.batch_on(Some(sandbox), messages)
+    }
+
+    fn batch_on(&mut self, other: Option<BorrowedFd<'_>>, mut messages: Vec<Vec<u8>>) -> io::Result<Vec<Refusal>> {
+        let mut refusals = Vec::new();
+        for (chunk, part) in messages.chunks_mut(BATCH_MAX).enumerate() {
+            let first = self.take(part.len());
+            let fd = other.unwrap_or(self.fd.as_fd());
+            transmit(fd, first, part)?;
+            self.counters.sent(self.family, part.len());
+            let mut left = part.len();
+            read_until(fd, &mut self.buffer, |header, body| {
+                let index = header.sequence.wrapping_sub(first) as usize;
+                if header.kind == NLMSG_ERROR && index < part.len() {
+                    left -= 1;
+                    refusals.extend(refusal(header, body, chunk * BATCH_MAX + index));
+                }
+                left == 0
+            })?;
+        }
+        refusals.iter().for_each(|_| self.counters.refused(self.family));
+        refusals.sort_by_key(|refusal| refusal.index);
+        Ok(refusals)
+    }
+
+    /// One message; an error is a refusal.
+    pub(crate) fn call(&mut self, message: Vec<u8>) -> Result<(), CallError> {
+        match self.batch(vec![message])?.into_iter().next() {
+            None => Ok(()),
+            Some(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// The answer to one request: the body of the message of `kind`.
+    pub(crate) fn get(&mut self, request: Vec<u8>, kind: u16) -> Result<Vec<u8>, CallError> {
+        self.get_on(None, vec![request], kind)?.remove(0)
+    }
+
+    /// The same in a sandbox.
+    pub(crate) fn get_in(
+        &mut self,
+        sandbox: BorrowedFd<'_>,
+        request: Vec<u8>,
+        kind: u16,
+    ) -> Result<Vec<u8>, CallError> {
+        self.get_on(Some(sandbox), vec![request], kind)?.remove(0)
+    }
+
+    /// The answers to requests, each of which asks for one message and an acknowledgement, in their order.
+    pub(crate) fn get_all(
+        &mut self,
+        requests: Vec<Vec<u8>>,
+        kind: u16,
+    ) -> io::Result<Vec<Result<Vec<u8>, CallError>>> {
+        self.get_on(None, requests, kind)
+    }
+
+    fn get_on(
+        &mut self,
+        other: Option<BorrowedFd<'_>>,
+        mut requests: Vec<Vec<u8>>,
+        kind: u16,
+    ) -> io::Result<Vec<Result<Vec<u8>, CallError>>> {
+        let mut answers: Vec<Result<Vec<u8>, CallError>> = Vec::with_capacity(requests.len());
+        for part in requests.chunks_mut(GET_MAX) {
+            let first = self.take(part.len());
+            let fd = other.unwrap_or(self.fd.as_fd());
+            transmit(fd, first, part)?;
+            self.counters.sent(self.family, part.len());
+            let base = answers.len();
+            answers.extend(part.iter().map(|_| Err(CallError::Malformed("no answer before its end"))));
+            let mut left = part.len();
+            read_until(fd, &mut self.buffer, |header, body| {
+                let index = header.sequence.wrapping_sub(first) as usize;
+                if index < part.len() && header.kind == kind {
+                    answers[base + index] = Ok(body.to_vec());
+                } else if index < part.len() && header.kind == NLMSG_ERROR {
+                    left -= 1;
+                    if let Some(refusal) = refusal(header, body, index) {
+                        self.counters.refused(self.family);
+                        answers[base + index] = Err(refusal.into());
+                    }
+                }
+                left == 0
+            })?;
+        }
+        Ok(answers)
+    }
+
+    /// A dump: what `read` makes of every message of `kind`, whole, or an error. `read` answers `None` for a message
+    /// that is not what it should be, which fails the dump, and `Some(None)` for one to be left out.
+    pub(crate) fn dump<T>(
+        &mut self,
+        request: &[u8],
+        kind: u16,
+        read: impl Fn(&[u8]) -> Option<Option<T>>,
+    ) -> Result<Vec<T>, CallError> {
+        for _ in 0..DUMP_TRIES {
+            match self.dump_once(request, kind, &read) {
+                Ok(Some(all)) => return Ok(all),
+                Ok(None) => {}
+                Err(error) => {
+                    // The kernel runs one dump per socket: one that did not end would refuse the next.
+                    if let CallError::Io(_) = error {
+                        self.fd = open(self.family)?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Err(CallError::Interrupted)
+    }
+
+    fn dump_once<T>(
+        &mut self,
+        request: &[u8],
+        kind: u16,
+        read: impl Fn(&[u8]) -> Option<Option<T>>,
+    ) -> Result<Option<Vec<T>>, CallError> {
+        let sequence = self.take(1);
+        transmit(self.fd.as_fd(), sequence, &mut [request.to_vec()])?;
+        self.counters.sent(self.family, 1);
+        let (mut all, mut interrupted, mut malformed, mut refused) = (Vec::new(), false, false, None);
+        let mut ended = false;
+        while !ended {
+            read_until(self.fd.as_fd(), &mut self.buffer, |header, body| {
+                if header.sequence != sequence {
+                    return false;
+                }
+                interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
+                if header.kind == NLMSG_DONE || header.kind == NLMSG_ERROR {
+                    refused = refusal(header, body, 0);
+                    ended = true;
+                } else if header.kind == kind {
+                    match read(body) {
+                        Some(item) => all.extend(item),
+                        None => malformed = true,
+                    }
+                }
+                true
+            })?;
+        }
+        if let Some(refusal) = refused {
+            self.counters.refused(self.family);
+            return Err(refusal.into());
+        }
+        if malformed {
+            return Err(CallError::Malformed("a message of the dump lacks what all of its kind have"));
+        }
+        Ok((!interrupted).then_some(all))
+    }
+
+    /// Sends a transaction of nfnetlink: a begin, one message that asks for an acknowledgement, an end. The errno of the
+    /// refusal, of whichever of them.
+    pub(crate) fn transaction(&mut self, messages: &mut [Vec<u8>; 3]) -> io::Result<Option<i32>> {
+        let first = self.take(messages.len());
+        transmit(self.fd.as_fd(), first, messages)?;
+        self.counters.sent(self.family, messages.len());
+        let mut answer = None;
+        read_until(self.fd.as_fd(), &mut self.buffer, |header, body| {
+            let index = header.sequence.wrapping_sub(first) as usize;
+            if header.kind == NLMSG_ERROR && index < messages.len() && answer.is_none() {
+                answer = refusal(header, body, index).map(|refusal| refusal.errno);
+                return answer.is_some() || index == 1;
+            }
+            false
+        })?;
+        Ok(answer)
+    }
+
+    /// The first of `count` sequence numbers that nobody used lately.
+    fn take(&mut self, count: usize) -> u32 {
+        let first = self.sequence;
+        self.sequence = self.sequence.wrapping_add(count as u32);
+        first
+    }
+}
+
+fn open(family: Family) -> io::Result<OwnedFd> {
+    let protocol = match family {
+        Family::Route => SockProtocol::NetlinkRoute,
+        Family::Netfilter => SockProtocol::NetlinkNetFilter,
+    };
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+    prepare(fd.as_fd())?;
+    if family == Family::Route {
+        const NETLINK_GET_STRICT_CHK: i32 = 12;
+        sys::set_option(fd.as_fd(), SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)?;
+    }
+    Ok(fd)
+}
+
+/// A time-out for answers, and extended errors without the request's echo.
+pub(crate) fn prepare(fd: BorrowedFd<'_>) -> io::Result<()> {
+    const NETLINK_CAP_ACK: i32 = 10;
+    const NETLINK_EXT_ACK: i32 = 11;
+    setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_SECONDS))?;
+    for option in [NETLINK_CAP_ACK, NETLINK_EXT_ACK] {
+        sys::set_option(fd, SOL_NETLINK, option, 1)?;
+    }
+    Ok(())
+}
+
+/// Numbers the messages from `first` on and sends them in one call.
+fn transmit(fd: BorrowedFd<'_>, first: u32, messages: &mut [Vec<u8>]) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(messages.iter().map(Vec::len).sum());
+    for (index, message) in messages.iter_mut().enumerate() {
+        message[8..12].copy_from_slice(&first.wrapping_add(index as u32).to_ne_bytes());
+        bytes.extend_from_slice(message);
+    }
+    loop {
+        match send(fd.as_raw_fd(), &bytes, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            done => return done.map(|_| ()).map_err(Into::into),
+        }
+    }
+}
+
+/// Reads messages until `enough` says so at the end of one.
+fn read_until(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    mut enough: impl FnMut(Header, &[u8]) -> bool,
+) -> io::Result<()> {
+    let mut done = false;
+    for _ in 0..READS_MAX {
+        let length = match recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
+            Err(Errno::EINTR) => continue,
+            length => length?,
+        };
+        let whole = buffer.get(..length).ok_or_else(|| io::Error::other("a message is larger than 64 KiB"))?;
+        for (header, body) in messages(whole) {
+            done |= enough(header, body);
+        }
+        if done {
+            return Ok(());
+        }
+    }
+    Err(io::Error::other(format!("no answer among {READS_MAX} messages")))
+}
+
+/// A netlink header, as far as it is read.
+#[derive(Debug, Clone, Copy)]
+struct Header {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+}
+
+/// The messages in what one read returned.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
+    std::iter::from_fn(move || {
+        let header = bytes.get(..NLMSG_HEADER)?;
+        let length = u32::from_ne_bytes(header[..4].try_into().ok()?) as usize;
+        let body = bytes.get(NLMSG_HEADER..length)?;
+        let read = Header {
+            kind: u16::from_ne_bytes(header[4..6].try_into().ok()?),
+            flags: u16::from_ne_bytes(header[6..8].try_into().ok()?),
+            sequence: u32::from_ne_bytes(header[8..12].try_into().ok()?),
+        };
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((read, body))
+    })
+}
+
+/// The attributes in a message's body: kind (without its flags) and value.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const TYPE_MASK: u16 = 0x3fff;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind & TYPE_MASK, value))
+    })
+}
+
+/// The error in an NLMSG_ERROR or NLMSG_DONE; none for an acknowledgement.
+fn refusal(header: Header, body: &[u8], index: usize) -> Option<Refusal> {
+    let errno = i32::from_ne_bytes(body.get(..4)?.try_into().ok()?).checked_neg()?;
+    if errno <= 0 {
+        return None;
+    }
+    // NLMSG_DONE has its attributes at once; NLMSG_ERROR the request's header first, and its body unless capped.
+    let at = if header.kind == NLMSG_DONE {
+        4
+    } else if header.flags & NLM_F_CAPPED != 0 {
+        4 + NLMSG_HEADER
+    } else {
+        let length = body.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes) as usize;
+        4 + length.next_multiple_of(4)
+    };
+    let told = header.flags & NLM_F_ACK_TLVS != 0;
+    let text = body.get(at..).filter(|_| told).and_then(|rest| {
+        attributes(rest).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG).map(|(_, text)| text)
+    });
+    let text = text.map(|t| String::from_utf8_lossy(t).trim_end_matches('\0').to_owned()).unwrap_or_default();
+    Some(Refusal { index, errno, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = (16 + body.len() as u32).to_ne_bytes().to_vec();
+        bytes.extend_from_slice(&kind.to_ne_bytes());
+        bytes.extend_from_slice(&flags.to_ne_bytes());
+        bytes.extend_from_slice(&sequence.to_ne_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    fn error_body(errno: i32, text: &str) -> Vec<u8> {
+        let mut body = (-errno).to_ne_bytes().to_vec();
+        body.extend_from_slice(&[0; 16]);
+        body.extend_from_slice(&(4 + text.len() as u16 + 1).to_ne_bytes());
+        body.extend_from_slice(&NLMSGERR_ATTR_MSG.to_ne_bytes());
+        body.extend_from_slice(text.as_bytes());
+        body.push(0);
+        body
+    }
+
+    #[test]
+    fn the_extended_text_is_told() {
+        let bytes = message(NLMSG_ERROR, NLM_F_CAPPED | NLM_F_ACK_TLVS, 9, &error_body(22, "bad prefsrc"));
+        let (header, body) = messages(&bytes).next().unwrap();
+        let refusal = refusal(header, body, 3).unwrap();
+        assert_eq!((refusal.index, refusal.errno), (3, 22));
+        assert_eq!(refusal.to_string(), "EINVAL (bad prefsrc)");
+    }
+
+    #[test]
+    fn an_acknowledgement_is_no_refusal() {
+        let bytes = message(NLMSG_ERROR, NLM_F_CAPPED, 9, &[0; 20]);
+        let (header, body) = messages(&bytes).next().unwrap();
+        assert_eq!(refusal(header, body, 0), None);
+    }
+
+    #[test]
+    fn cut_and_lying_lengths_end_the_walk() {
+        let whole = message(16, 0, 1, &[1, 2, 3, 4]);
+        let mut two = whole.clone();
+        two.extend_from_slice(&whole);
+        assert_eq!(messages(&two).count(), 2);
+        assert_eq!(messages(&two[..whole.len() + 10]).count(), 1);
+        let mut long = whole.clone();
+        long[0] = 200;
+        assert_eq!(messages(&long).count(), 0);
+        assert_eq!(attributes(&[3, 0, 1, 0]).count(), 0);
+        assert_eq!(attributes(&[8, 0, 1, 0, 9, 9, 9, 9, 2]).count(), 1);
+    }
+}

@@ -1,0 +1,5 @@
+//! `ipamctl`: asks a running ipamd.
+
+fn main() -> std::process::ExitCode {
+    ipamd::ctl::main()
+}

@@ -1,0 +1,114 @@
+//! The way back: what the other threads have finished, to the main loop.
+//!
+//! Owns one bounded queue and one wake-up, which is the main loop's own eventfd (the runtime's). A burst wakes the loop
+//! once. Does not interpret what was finished.
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use ipamd_core::owner::event::{Completion, EffectId, OpId};
+use ipamd_netlink::sandbox::SandboxSocket;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// The most completions that wait for the main loop; a thread that has more blocks.
+const CAPACITY: usize = 8192;
+
+/// Something that another thread has finished.
+#[derive(Debug)]
+pub enum Finished {
+    /// An effect.
+    Effect {
+        /// Which.
+        effect: EffectId,
+        /// How.
+        completion: Completion,
+    },
+    /// A wiring: with the sandbox's descriptor when the owner may want another try. Otherwise it is closed already:
+    /// a held one keeps a dead sandbox's links alive.
+    Wired {
+        /// The effect.
+        effect: EffectId,
+        /// The operation that the descriptor belongs to.
+        op: OpId,
+        /// How.
+        completion: Completion,
+        /// The descriptor.
+        sandbox: Option<SandboxSocket>,
+    },
+}
+
+/// The threads' end.
+#[derive(Clone)]
+pub struct CompletionSender {
+    queue: Sender<Finished>,
+    wake: Arc<Notify>,
+}
+
+/// The main loop's end.
+pub struct Completions {
+    queue: Receiver<Finished>,
+    wake: Arc<Notify>,
+}
+
+/// A queue and its two ends.
+pub fn completions() -> (CompletionSender, Completions) {
+    let (sender, receiver) = bounded(CAPACITY);
+    let wake = Arc::new(Notify::new());
+    (CompletionSender { queue: sender, wake: wake.clone() }, Completions { queue: receiver, wake })
+}
+
+impl CompletionSender {
+    /// Hands one over; after the main loop has ended it is dropped.
+    pub fn push(&self, finished: Finished) {
+        self.push_all(std::iter::once(finished));
+    }
+
+    /// Hands several over with one wake-up.
+    pub fn push_all(&self, finished: impl IntoIterator<Item = Finished>) {
+        for one in finished {
+            if self.queue.send(one).is_err() {
+                return;
+            }
+        }
+        self.wake.notify_one();
+    }
+}
+
+impl Completions {
+    /// Ready when something was pushed since the last time; cancel safe.
+    pub async fn ready(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Takes one, if there is one.
+    pub fn take(&self) -> Option<Finished> {
+        self.queue.try_recv().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finished(number: u64) -> Finished {
+        Finished::Effect { effect: EffectId(number), completion: Completion::Skipped }
+    }
+
+    #[tokio::test]
+    async fn what_other_threads_push_arrives_whole() {
+        let (sender, receiver) = completions();
+        let pushing = std::thread::spawn(move || {
+            for number in 0..1000 {
+                sender.push(finished(number));
+            }
+        });
+        let mut taken = 0;
+        while taken < 1000 {
+            receiver.ready().await;
+            while receiver.take().is_some() {
+                taken += 1;
+            }
+        }
+        pushing.join().expect("the thread");
+        assert!(receiver.take().is_none());
+    }
+}

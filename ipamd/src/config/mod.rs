@@ -1,0 +1,245 @@
+//! The configuration: a file, its defaults and its rules.
+//!
+//! Owns every key: the raw form (unknown keys refused), the rules, and the typed form that is passed down. This is the
+//! one place of ipamd that reads the environment: ENI_IPAMD_CONFIG names the file, ENI_IPAMD_LOG the log level.
+
+mod raw;
+
+use ipnet::Ipv4Net;
+use raw::Raw;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the file is looked for when nothing names one.
+pub const DEFAULT_FILE: &str = "/etc/eni-cni/ipamd.toml";
+
+/// The configuration that is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Files and folders.
+    pub paths: Paths,
+    /// The cloud.
+    pub cloud: Cloud,
+    /// The pool.
+    pub pool: Pool,
+    /// Links and packets.
+    pub data_plane: DataPlane,
+    /// The sockets' bounds.
+    pub sockets: Sockets,
+    /// `/metrics`.
+    pub metrics: MetricsConfig,
+    /// Periods and bounds.
+    pub timing: Timing,
+    /// Logs.
+    pub log: Log,
+}
+
+/// Files and folders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// The run folder: sockets, lock.
+    pub run_dir: PathBuf,
+    /// The store's file.
+    pub store: PathBuf,
+}
+
+/// The cloud.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cloud {
+    /// The embedded VPC's control socket.
+    pub control: PathBuf,
+}
+
+/// The pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// The least time between a release and the next use.
+    pub cooldown: Duration,
+}
+
+/// Links and packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataPlane {
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// txqueuelen.
+    pub txqueuelen: u32,
+    /// Masquerade what leaves the VPC.
+    pub snat: bool,
+    /// CIDRs treated as inside the VPC.
+    pub extra_vpc_cidrs: Vec<Ipv4Net>,
+}
+
+/// The sockets' bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sockets {
+    /// Connections to `cni.sock` at once.
+    pub max_connections: usize,
+    /// ADDs and DELs under way at once.
+    pub max_waiters: usize,
+}
+
+/// `/metrics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Where it is served; none: on `debug.sock` alone.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Periods and bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// The time between two looks at EC2.
+    pub describe_period: Duration,
+    /// How long an end may take.
+    pub drain: Duration,
+}
+
+/// Logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or a filter as `ipamd=debug,info`.
+    pub level: String,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("{path} could not be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is no TOML, or has a key that is unknown or of another type.
+    #[error("{path} is not valid: {cause}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words: line, key, what was expected.
+        cause: String,
+    },
+    /// A value breaks a rule.
+    #[error("{path}: {key} = {value} {rule}")]
+    Rule {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        rule: &'static str,
+    },
+}
+
+impl Config {
+    /// The file named, else ENI_IPAMD_CONFIG's, else the default one if it is there, else the defaults.
+    pub fn load(path: Option<&Path>) -> Result<Config, ConfigError> {
+        let named = path.map(Path::to_owned).or_else(|| environment("ENI_IPAMD_CONFIG").map(PathBuf::from));
+        let file = match &named {
+            Some(path) => path.clone(),
+            None => PathBuf::from(DEFAULT_FILE),
+        };
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path: file, source }),
+        };
+        let mut config = Config::parse(&text, &file)?;
+        if let Some(level) = environment("ENI_IPAMD_LOG") {
+            config.log.level = level;
+        }
+        Ok(config)
+    }
+
+    /// The configuration of a text; `path` names it in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let raw: Raw = toml::from_str(text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            cause: error.to_string().trim().replace('\n', " "),
+        })?;
+        raw.validate().map_err(|broken| ConfigError::Rule {
+            path: path.to_owned(),
+            key: broken.key,
+            value: broken.value,
+            rule: broken.rule,
+        })
+    }
+
+    /// `cni.sock`.
+    pub fn socket(&self) -> PathBuf {
+        self.paths.run_dir.join("cni.sock")
+    }
+
+    /// `debug.sock`.
+    pub fn debug_socket(&self) -> PathBuf {
+        self.paths.run_dir.join("debug.sock")
+    }
+
+    /// The configuration in force, as a file that makes it.
+    pub fn render(&self) -> String {
+        toml::to_string(&Raw::from(self)).expect("the raw form has no key that TOML cannot write")
+    }
+}
+
+#[allow(clippy::disallowed_methods)]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("test.toml"))
+    }
+
+    #[test]
+    fn the_shipped_file_is_the_defaults() {
+        let shipped = include_str!("../../../conf/ipamd.toml");
+        assert_eq!(parse(shipped).unwrap(), parse("").unwrap());
+    }
+
+    #[test]
+    fn what_is_printed_is_read_back() {
+        let text = "[pool]\ncooldown_ms = 0\n[paths]\nrun_dir = \"/x\"\n[metrics]\nlisten = \"\"\n";
+        let config = parse(text).unwrap();
+        assert_eq!(config.paths.store, PathBuf::from("/x/ipamd.redb"));
+        assert_eq!(config.metrics.listen, None);
+        assert_eq!(parse(&config.render()).unwrap(), config);
+    }
+
+    #[test]
+    fn unknown_keys_and_broken_rules_are_named() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let key = text.lines().next().unwrap().trim_start_matches("# bad key: ").to_owned();
+            let error = parse(&text).expect_err(&path.display().to_string()).to_string();
+            assert!(error.contains(&key), "{}: {error}", path.display());
+            seen += 1;
+        }
+        assert!(seen >= 10, "{seen} fixtures");
+    }
+}

@@ -1,0 +1,263 @@
+//! The file's own form, its defaults and its rules.
+//!
+//! Owns names, units and ranges of keys; conf/ipamd.toml documents each. A key ends with its unit.
+
+use super::{Cloud, Config, DataPlane, Log, LogFormat, MetricsConfig, Paths, Pool, Sockets, Timing};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Raw {
+    version: u32,
+    paths: RawPaths,
+    cloud: RawCloud,
+    pool: RawPool,
+    data_plane: RawDataPlane,
+    sockets: RawSockets,
+    metrics: RawMetrics,
+    timing: RawTiming,
+    log: RawLog,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawPaths {
+    run_dir: String,
+    store: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawCloud {
+    kind: String,
+    control: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawPool {
+    cooldown_ms: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawDataPlane {
+    mtu: u32,
+    txqueuelen: u32,
+    snat: bool,
+    extra_vpc_cidrs: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawSockets {
+    max_connections: usize,
+    max_waiters: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawMetrics {
+    listen: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawTiming {
+    describe_period_ms: u64,
+    drain_ms: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawLog {
+    level: String,
+    format: LogFormat,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Raw {
+            version: 1,
+            paths: RawPaths::default(),
+            cloud: RawCloud::default(),
+            pool: RawPool::default(),
+            data_plane: RawDataPlane::default(),
+            sockets: RawSockets::default(),
+            metrics: RawMetrics::default(),
+            timing: RawTiming::default(),
+            log: RawLog::default(),
+        }
+    }
+}
+
+impl Default for RawPaths {
+    fn default() -> Self {
+        RawPaths { run_dir: "/run/eni-cni".into(), store: String::new() }
+    }
+}
+
+impl Default for RawCloud {
+    fn default() -> Self {
+        RawCloud { kind: "embedded".into(), control: "/run/embedded-vpc/control.sock".into() }
+    }
+}
+
+impl Default for RawPool {
+    fn default() -> Self {
+        RawPool { cooldown_ms: 30_000 }
+    }
+}
+
+impl Default for RawDataPlane {
+    fn default() -> Self {
+        RawDataPlane { mtu: 9001, txqueuelen: 1000, snat: true, extra_vpc_cidrs: Vec::new() }
+    }
+}
+
+impl Default for RawSockets {
+    fn default() -> Self {
+        RawSockets { max_connections: 1024, max_waiters: 512 }
+    }
+}
+
+impl Default for RawMetrics {
+    fn default() -> Self {
+        RawMetrics { listen: "127.0.0.1:61678".into() }
+    }
+}
+
+impl Default for RawTiming {
+    fn default() -> Self {
+        RawTiming { describe_period_ms: 30_000, drain_ms: 2_000 }
+    }
+}
+
+impl Default for RawLog {
+    fn default() -> Self {
+        RawLog { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// A value that breaks its rule.
+pub(super) struct Broken {
+    pub(super) key: &'static str,
+    pub(super) value: String,
+    pub(super) rule: &'static str,
+}
+
+fn broken(key: &'static str, value: &(impl ToString + ?Sized), rule: &'static str) -> Broken {
+    Broken { key, value: value.to_string(), rule }
+}
+
+fn absolute(key: &'static str, text: &str) -> Result<PathBuf, Broken> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err(broken(key, &format!("{text:?}"), "must be an absolute path")) }
+}
+
+fn within<T: PartialOrd + ToString + Copy>(
+    key: &'static str,
+    value: T,
+    low: T,
+    high: T,
+    rule: &'static str,
+) -> Result<T, Broken> {
+    if value >= low && value <= high { Ok(value) } else { Err(broken(key, &value, rule)) }
+}
+
+impl Raw {
+    pub(super) fn validate(self) -> Result<Config, Broken> {
+        within("version", self.version, 1, 1, "must be 1")?;
+        let run_dir = absolute("paths.run_dir", &self.paths.run_dir)?;
+        let store = match self.paths.store.as_str() {
+            "" => run_dir.join("ipamd.redb"),
+            text => absolute("paths.store", text)?,
+        };
+        if self.cloud.kind != "embedded" {
+            return Err(broken("cloud.kind", &format!("{:?}", self.cloud.kind), "must be \"embedded\""));
+        }
+        let cidrs = self.data_plane.extra_vpc_cidrs.iter().map(|text| {
+            let rule = "must be IPv4 CIDRs without host bits, as \"10.2.0.0/16\"";
+            let cidr: Option<Ipv4Net> = text.parse().ok();
+            cidr.filter(|c| c.addr() == c.network())
+                .ok_or_else(|| broken("data_plane.extra_vpc_cidrs", &format!("{text:?}"), rule))
+        });
+        let listen = match self.metrics.listen.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| {
+                broken("metrics.listen", &format!("{text:?}"), "must be an address and a port, or empty for none")
+            })?),
+        };
+        let level = self.log.level;
+        if tracing_subscriber::EnvFilter::try_new(&level).is_err() {
+            return Err(broken("log.level", &format!("{level:?}"), "must be a level or a filter as \"ipamd=debug,info\""));
+        }
+        let mtu = within("data_plane.mtu", self.data_plane.mtu, 576, 65_535, "must be 576 to 65535")?;
+        let queue = within("data_plane.txqueuelen", self.data_plane.txqueuelen, 0, 100_000, "must be 0 to 100000")?;
+        let hour = 3_600_000;
+        let cooldown = within("pool.cooldown_ms", self.pool.cooldown_ms, 0, hour, "must be 0 to 3600000")?;
+        let period = self.timing.describe_period_ms;
+        let period = within("timing.describe_period_ms", period, 1_000, hour, "must be 1000 to 3600000")?;
+        let drain = within("timing.drain_ms", self.timing.drain_ms, 0, 60_000, "must be 0 to 60000")?;
+        let seats = self.sockets.max_connections;
+        let seats = within("sockets.max_connections", seats, 8, 65_536, "must be 8 to 65536")?;
+        let waiters = within("sockets.max_waiters", self.sockets.max_waiters, 1, 65_536, "must be 1 to 65536")?;
+        Ok(Config {
+            paths: Paths { run_dir, store },
+            cloud: Cloud { control: absolute("cloud.control", &self.cloud.control)? },
+            pool: Pool { cooldown: Duration::from_millis(cooldown) },
+            data_plane: DataPlane {
+                mtu,
+                txqueuelen: queue,
+                snat: self.data_plane.snat,
+                extra_vpc_cidrs: cidrs.collect::<Result<_, _>>()?,
+            },
+            sockets: Sockets { max_connections: seats, max_waiters: waiters },
+            metrics: MetricsConfig { listen },
+            timing: Timing {
+                describe_period: Duration::from_millis(period),
+                drain: Duration::from_millis(drain),
+            },
+            log: Log { level, format: self.log.format },
+        })
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl From<&Config> for Raw {
+    fn from(config: &Config) -> Raw {
+        let cidrs = config.data_plane.extra_vpc_cidrs.iter().map(ToString::to_string).collect();
+        Raw {
+            version: 1,
+            paths: RawPaths {
+                run_dir: config.paths.run_dir.display().to_string(),
+                store: config.paths.store.display().to_string(),
+            },
+            cloud: RawCloud { kind: "embedded".into(), control: config.cloud.control.display().to_string() },
+            pool: RawPool { cooldown_ms: millis(config.pool.cooldown) },
+            data_plane: RawDataPlane {
+                mtu: config.data_plane.mtu,
+                txqueuelen: config.data_plane.txqueuelen,
+                snat: config.data_plane.snat,
+                extra_vpc_cidrs: cidrs,
+            },
+            sockets: RawSockets {
+                max_connections: config.sockets.max_connections,
+                max_waiters: config.sockets.max_waiters,
+            },
+            metrics: RawMetrics { listen: config.metrics.listen.map(|l| l.to_string()).unwrap_or_default() },
+            timing: RawTiming {
+                describe_period_ms: millis(config.timing.describe_period),
+                drain_ms: millis(config.timing.drain),
+            },
+            log: RawLog { level: config.log.level.clone(), format: config.log.format },
+        }
+    }
+}

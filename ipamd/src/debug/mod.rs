@@ -1,0 +1,6 @@
+//! `debug.sock`: questions to a running ipamd, over HTTP and JSON.
+//!
+//! Owns the way of a question to the main loop (`query`) and the server on the outer runtime (`server`). Read-only.
+
+pub mod query;
+pub mod server;

@@ -1,0 +1,63 @@
+//! The command line of `ipamd`.
+//!
+//! Owns its options and its exit codes: 0 after an orderly end, 1 when it could not start, 2 on a wrong option or
+//! configuration. Does not run anything itself.
+
+use crate::config::Config;
+use crate::{run, telemetry};
+use clap::Parser;
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The IPAM daemon of eni-cni: one per node.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Options {
+    /// The configuration file; without it ENI_IPAMD_CONFIG, then /etc/eni-cni/ipamd.toml, then the defaults.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Print the configuration that is in force, as TOML, and end.
+    #[arg(long)]
+    print_config: bool,
+    /// Ask a running ipamd to hand over its place.
+    #[arg(long)]
+    take_over: bool,
+}
+
+/// The program.
+#[allow(clippy::print_stdout, clippy::print_stderr)]
+pub fn main() -> ExitCode {
+    let options = Options::parse();
+    let config = match Config::load(options.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("ipamd: {}", chain(&error));
+            return ExitCode::from(2);
+        }
+    };
+    if options.print_config {
+        print!("{}", config.render());
+        return ExitCode::SUCCESS;
+    }
+    telemetry::init(&config.log);
+    match run::run(&config, options.take_over) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// An error with all its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

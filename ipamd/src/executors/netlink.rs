@@ -1,0 +1,91 @@
+//! The netlink threads and the reaper.
+//!
+//! Owns two threads with blocking sockets for wiring and taking off (more bring nothing: RTNL serialises the rest), one
+//! for the host's own network, and one for group deletes and conntrack, which take milliseconds.
+//! Does not decide anything about a failure.
+
+use crate::completions::{CompletionSender, Finished};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use ipamd_core::kernel::{HostKernel, HostStep, ReapLink, UnwireSpec, WireError, WireSpec};
+use ipamd_core::owner::event::{Completion, EffectId, OpId};
+use ipamd_netlink::host::Host;
+use ipamd_netlink::sandbox::SandboxSocket;
+use std::thread::JoinHandle;
+
+/// The most jobs that wait for a thread: more than the connections that may have one each.
+const CAPACITY: usize = 4096;
+
+/// A job for a netlink thread or the reaper.
+#[derive(Debug)]
+pub enum Job {
+    /// Wire a sandbox.
+    Wire {
+        /// The operation whose sandbox it is.
+        op: OpId,
+        /// What to make.
+        spec: Box<WireSpec>,
+        /// The sandbox.
+        sandbox: SandboxSocket,
+    },
+    /// Take a sandbox off.
+    Unwire(UnwireSpec),
+    /// Delete dying links.
+    Reap(Vec<ReapLink>),
+    /// Look at the host.
+    Observe,
+    /// Take steps on the host's own network.
+    Apply(Vec<HostStep>),
+}
+
+/// A queue to one or several threads; they end when it is dropped.
+#[derive(Clone)]
+pub struct JobSender {
+    queue: Sender<(EffectId, Job)>,
+}
+
+impl JobSender {
+    /// Queues a job; hands it back when the queue is full.
+    pub fn submit(&self, effect: EffectId, job: Job) -> Result<(), Box<Job>> {
+        self.queue.try_send((effect, job)).map_err(|error| match error {
+            TrySendError::Full((_, job)) | TrySendError::Disconnected((_, job)) => Box::new(job),
+        })
+    }
+}
+
+/// Starts one thread per host handle on one queue.
+pub fn start(
+    name: &str,
+    hosts: Vec<Host>,
+    done: &CompletionSender,
+) -> std::io::Result<(JobSender, Vec<JoinHandle<()>>)> {
+    let (sender, receiver) = bounded(CAPACITY);
+    let mut threads = Vec::new();
+    for (number, host) in hosts.into_iter().enumerate() {
+        let (receiver, done) = (receiver.clone(), done.clone());
+        let builder = std::thread::Builder::new().name(format!("{name}-{number}"));
+        threads.push(builder.spawn(move || run(host, &receiver, &done))?);
+    }
+    Ok((JobSender { queue: sender }, threads))
+}
+
+fn run(mut host: Host, jobs: &Receiver<(EffectId, Job)>, done: &CompletionSender) {
+    while let Ok((effect, job)) = jobs.recv() {
+        done.push(carry_out(&mut host, effect, job));
+    }
+}
+
+fn carry_out(host: &mut Host, effect: EffectId, job: Job) -> Finished {
+    let completion = match job {
+        Job::Wire { op, spec, sandbox } => {
+            let result = host.wire(&spec, &sandbox);
+            let again = matches!(result, Err(WireError::IfindexTaken { .. } | WireError::HostNameTaken { .. }));
+            let sandbox = again.then_some(sandbox);
+            return Finished::Wired { effect, op, completion: Completion::Wired(result), sandbox };
+        }
+        Job::Unwire(spec) => Completion::Unwired(host.unwire(&spec)),
+        Job::Reap(links) => Completion::Reaped(host.reap(&links)),
+        Job::Observe => Completion::HostObserved(host.observe()),
+        Job::Apply(steps) => Completion::HostApplied(host.apply(&steps)),
+    };
+    Finished::Effect { effect, completion }
+}

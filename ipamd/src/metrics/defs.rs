@@ -1,0 +1,65 @@
+//! The table of metrics: name, kind, unit, labels, help.
+//!
+//! Owns the names; docs/metrics.md has the same table, and a test compares them. All are prefixed `eni_ipamd_`;
+//! counters end with `_total` where they are shown. Labels are closed sets, never an id.
+
+/// A metric's definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Def {
+    /// The name, without prefix and `_total`.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// The labels with their values.
+    pub labels: &'static str,
+    /// What it says, and its unit.
+    pub help: &'static str,
+}
+
+macro_rules! defs {
+    ($($id:ident = $name:literal, $kind:literal, $labels:literal, $help:literal;)*) => {
+        $(#[doc = $help] pub const $id: Def = Def { name: $name, kind: $kind, labels: $labels, help: $help };)*
+        /// All of them, in the order of the docs.
+        pub const ALL: &[Def] = &[$($id),*];
+    };
+}
+
+defs! {
+    READY = "ready", "gauge", "", "1 when ADD is served";
+    POOL_ADDRESSES = "pool_addresses", "gauge", "state: free, allocated, cooling, quarantined", "Addresses of the pool by state";
+    ATTACHMENTS = "attachments", "gauge", "state: adding, live, broken, dying", "Attachments by state";
+    ENIS = "enis", "gauge", "state: in_use", "ENIs by state";
+    ADDS_UNDER_WAY = "adds_under_way", "gauge", "", "ADDs that wait or run";
+    OPERATIONS = "operations", "counter", "verb: add, del; outcome: ok, refused, failed, cancelled", "ADDs and DELs that have ended";
+    OPERATION_SECONDS = "operation_seconds", "histogram", "verb: add, del; phase: queue, commit, wire, total; outcome: ok, refused, failed, cancelled", "Seconds of each phase of ADDs and DELs; commit and wire run side by side";
+    COMMITS = "store_commits", "counter", "outcome: ok, failed", "Transactions of the store";
+    COMMIT_SECONDS = "store_commit_seconds", "histogram", "", "Seconds of a transaction";
+    COMMIT_BATCH = "store_commit_batches", "histogram", "", "Batches that one transaction carried";
+    NETLINK_MESSAGES = "netlink_messages", "counter", "", "Route netlink messages sent";
+    NETLINK_SENDS = "netlink_sends", "counter", "", "Send calls that carried them";
+    NETLINK_ERRORS = "netlink_errors", "counter", "", "Messages that the kernel refused, those included whose refusal is fine";
+    REAPED_LINKS = "reaped_links", "counter", "", "Dying links that are gone";
+    KEPT_LINKS = "kept_links", "counter", "", "Dying links that could not be deleted, each time they were tried";
+    REAP_SECONDS = "reap_seconds", "histogram", "", "Seconds of one batch of the reaper";
+    HOST_STEPS = "host_steps", "counter", "outcome: ok, failed", "Steps taken on the host's own network";
+    RECONCILER_PASSES = "reconciler_passes", "counter", "reconciler: eni_sync, host_net; outcome: ok, failed", "Passes of each reconciler";
+    REFUSED = "refused_requests", "counter", "reason: too_many, not_root, slow, bad_frame, bad_request", "Connections and requests of cni.sock that were refused";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_docs_have_the_same_table() {
+        let docs = include_str!("../../../docs/metrics.md");
+        let rows = ALL.iter().map(|d| {
+            let shown = if d.kind == "counter" { format!("{}_total", d.name) } else { d.name.to_owned() };
+            let labels = if d.labels.is_empty() { "–" } else { d.labels };
+            format!("| `eni_ipamd_{shown}` | {} | {labels} | {} |", d.kind, d.help)
+        });
+        let wanted: Vec<String> = rows.collect();
+        let written: Vec<&str> = docs.lines().filter(|line| line.starts_with("| `eni_ipamd_")).collect();
+        assert_eq!(written, wanted, "docs/metrics.md must have:\n{}", wanted.join("\n"));
+    }
+}

@@ -1,0 +1,283 @@
+//! The metrics.
+//!
+//! Owns the table of definitions (`defs`), the counters behind it, and how they are shown (`expose`). Gauges are
+//! computed from the owner's state at scrape, so they cannot drift from it. Interprets nothing.
+
+pub mod defs;
+pub mod expose;
+
+use crate::debug::query::Snapshot;
+use ipamd_netlink::stats::Counters;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The verbs that are timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// CNI ADD.
+    Add,
+    /// CNI DEL.
+    Del,
+}
+
+/// The phases of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// From its arrival to its first effect.
+    Queue,
+    /// From its first effect to the commit.
+    Commit,
+    /// From its first effect to the end of wiring.
+    Wire,
+    /// From its arrival to its end.
+    Total,
+}
+
+/// How something ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Done.
+    Ok,
+    /// Refused before anything was done.
+    Refused,
+    /// Failed on the way and undone.
+    Failed,
+    /// Its plugin went away.
+    Cancelled,
+}
+
+/// Why a connection or request was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// Too many connections.
+    TooMany,
+    /// The caller is not root.
+    NotRoot,
+    /// It did not arrive whole in time.
+    Slow,
+    /// It is no frame.
+    BadFrame,
+    /// It is no request that is served.
+    BadRequest,
+}
+
+macro_rules! label_values {
+    ($kind:ident: $($value:ident = $text:literal),*) => {
+        impl EncodeLabelValue for $kind {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+                let text = match self {
+                    $($kind::$value => $text),*
+                };
+                std::fmt::Write::write_str(encoder, text)
+            }
+        }
+    };
+}
+label_values!(Verb: Add = "add", Del = "del");
+label_values!(Phase: Queue = "queue", Commit = "commit", Wire = "wire", Total = "total");
+label_values!(Outcome: Ok = "ok", Refused = "refused", Failed = "failed", Cancelled = "cancelled");
+label_values!(Refused: TooMany = "too_many", NotRoot = "not_root", Slow = "slow", BadFrame = "bad_frame",
+    BadRequest = "bad_request");
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabels {
+    verb: Verb,
+    phase: Phase,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerbLabels {
+    verb: Verb,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: Refused,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReconcilerLabels {
+    reconciler: String,
+    outcome: Outcome,
+}
+
+/// The counters.
+#[derive(Debug)]
+pub struct Metrics {
+    phases: Family<PhaseLabels, Histogram, fn() -> Histogram>,
+    operations: Family<VerbLabels, Counter>,
+    commits: Family<OutcomeLabels, Counter>,
+    commit_seconds: Histogram,
+    commit_batch: Histogram,
+    reaped: Counter,
+    kept: Counter,
+    reap_seconds: Histogram,
+    host_steps: Family<OutcomeLabels, Counter>,
+    refused: Family<ReasonLabels, Counter>,
+    netlink: Arc<Counters>,
+}
+
+/// 50 µs to 10 s: an ADD takes about a millisecond, a stuck one seconds.
+const SECONDS: [f64; 16] =
+    [5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 1e-1, 5e-1, 2.0, 10.0];
+const BATCHES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+impl Metrics {
+    /// New counters; netlink's own are read where they are.
+    pub fn new(netlink: Arc<Counters>) -> Metrics {
+        Metrics {
+            phases: Family::new_with_constructor(seconds as fn() -> Histogram),
+            operations: Family::default(),
+            commits: Family::default(),
+            commit_seconds: seconds(),
+            commit_batch: Histogram::new(BATCHES),
+            reaped: Counter::default(),
+            kept: Counter::default(),
+            reap_seconds: seconds(),
+            host_steps: Family::default(),
+            refused: Family::default(),
+            netlink,
+        }
+    }
+
+    /// One phase of an operation; the total counts the operation too.
+    pub fn phase(&self, verb: Verb, phase: Phase, outcome: Outcome, took: Duration) {
+        self.phases.get_or_create(&PhaseLabels { verb, phase, outcome }).observe(took.as_secs_f64());
+        if phase == Phase::Total {
+            self.operations.get_or_create(&VerbLabels { verb, outcome }).inc();
+        }
+    }
+
+    /// One transaction of the store.
+    pub fn commit(&self, took: Duration, batches: usize, durable: bool) {
+        let outcome = if durable { Outcome::Ok } else { Outcome::Failed };
+        self.commits.get_or_create(&OutcomeLabels { outcome }).inc();
+        self.commit_seconds.observe(took.as_secs_f64());
+        self.commit_batch.observe(batches as f64);
+    }
+
+    /// One batch of the reaper.
+    pub fn reaped(&self, gone: usize, kept: usize, took: Duration) {
+        self.reaped.inc_by(gone as u64);
+        self.kept.inc_by(kept as u64);
+        self.reap_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Steps on the host's own network.
+    pub fn host_steps(&self, steps: usize, failed: usize) {
+        let count = |outcome, n: usize| self.host_steps.get_or_create(&OutcomeLabels { outcome }).inc_by(n as u64);
+        count(Outcome::Ok, steps.saturating_sub(failed));
+        count(Outcome::Failed, failed);
+    }
+
+    /// A connection or request that was refused.
+    pub fn refused(&self, reason: Refused) {
+        self.refused.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// Everything, as OpenMetrics text.
+    pub fn render(&self, snapshot: &Snapshot) -> String {
+        let mut registry = Registry::with_prefix("eni_ipamd");
+        self.register(&mut registry);
+        register_state(&mut registry, snapshot);
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("writing to a string does not fail");
+        text
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        macro_rules! put {
+            ($def:expr, $metric:expr) => {
+                registry.register($def.name, $def.help, $metric.clone())
+            };
+        }
+        put!(defs::OPERATION_SECONDS, self.phases);
+        put!(defs::OPERATIONS, self.operations);
+        put!(defs::COMMITS, self.commits);
+        put!(defs::COMMIT_SECONDS, self.commit_seconds);
+        put!(defs::COMMIT_BATCH, self.commit_batch);
+        put!(defs::REAPED_LINKS, self.reaped);
+        put!(defs::KEPT_LINKS, self.kept);
+        put!(defs::REAP_SECONDS, self.reap_seconds);
+        put!(defs::HOST_STEPS, self.host_steps);
+        put!(defs::REFUSED, self.refused);
+        let netlink = [
+            (defs::NETLINK_MESSAGES, &self.netlink.messages),
+            (defs::NETLINK_SENDS, &self.netlink.sends),
+            (defs::NETLINK_ERRORS, &self.netlink.errors),
+        ];
+        for (def, value) in netlink {
+            let counter: Counter = Counter::default();
+            counter.inc_by(value.load(Ordering::Relaxed));
+            put!(def, counter);
+        }
+    }
+}
+
+/// The gauges, from the owner's state.
+fn register_state(registry: &mut Registry, snapshot: &Snapshot) {
+    let Some(status) = &snapshot.status else { return };
+    let by_state = |registry: &mut Registry, def: &defs::Def, counts: BTreeMap<String, usize>| {
+        let family = Family::<StateLabels, Gauge>::default();
+        for (state, count) in counts {
+            family.get_or_create(&StateLabels { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        registry.register(def.name, def.help, family);
+    };
+    let pool = status.pool;
+    let pool = [
+        ("free", pool.free),
+        ("allocated", pool.allocated),
+        ("cooling", pool.cooling),
+        ("quarantined", pool.quarantined),
+    ];
+    by_state(registry, &defs::POOL_ADDRESSES, pool.into_iter().map(|(s, n)| (s.to_owned(), n)).collect());
+    let known = ["adding", "live", "broken", "dying"].map(|s| (s.to_owned(), 0));
+    let mut attachments = BTreeMap::from(known);
+    attachments.extend(status.attachments.clone());
+    by_state(registry, &defs::ATTACHMENTS, attachments);
+    let mut enis = BTreeMap::new();
+    for (eni, _) in &snapshot.enis {
+        *enis.entry(eni.state.name().to_owned()).or_default() += 1;
+    }
+    by_state(registry, &defs::ENIS, enis);
+    let gauge = |registry: &mut Registry, def: &defs::Def, value: i64| {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(value);
+        registry.register(def.name, def.help, gauge);
+    };
+    gauge(registry, &defs::READY, i64::from(status.ready));
+    gauge(registry, &defs::ADDS_UNDER_WAY, i64::try_from(snapshot.adds_under_way).unwrap_or(i64::MAX));
+    let passes = Family::<ReconcilerLabels, Counter>::default();
+    for view in &status.reconcilers {
+        for (outcome, count) in [(Outcome::Ok, view.passes), (Outcome::Failed, view.failures)] {
+            passes.get_or_create(&ReconcilerLabels { reconciler: view.name.clone(), outcome }).inc_by(count);
+        }
+    }
+    registry.register(defs::RECONCILER_PASSES.name, defs::RECONCILER_PASSES.help, passes);
+}

@@ -1,0 +1,77 @@
+//! Notes of the owner, to the log and the metrics.
+//!
+//! Owns the words and levels of the log and which metric a note moves. Decides nothing. Keys are fixed: `attachment`,
+//! `address`, `reconciler`, `reason`, `ifindex`.
+
+use crate::metrics::{Metrics, Outcome as MetricOutcome, Phase, Verb as MetricVerb};
+use ipamd_core::owner::event::{Ending, Note, Phases, Verb};
+use std::time::Duration;
+use tracing::{debug, info, warn};
+
+/// Logs and counts one note.
+pub fn record(note: &Note, metrics: &Metrics) {
+    match note {
+        Note::Ended { verb, key, ending, phases, error } => {
+            count(metrics, *verb, *ending, phases);
+            let took_us = u64::try_from(phases.total.as_micros()).unwrap_or(u64::MAX);
+            match error {
+                Some(error) => warn!(attachment = %key, ?verb, ?ending, took_us, %error, "operation ended"),
+                None => debug!(attachment = %key, ?verb, ?ending, took_us, "operation ended"),
+            }
+        }
+        Note::Allocated { address, attachment } => debug!(%address, attachment = %attachment.key, "allocated"),
+        Note::Dying { attachment, why } => debug!(attachment = %attachment.key, reason = ?why, "dying"),
+        Note::Reaped { gone, kept, took } => {
+            metrics.reaped(*gone, kept.len(), *took);
+            for (ifindex, reason) in kept {
+                warn!(ifindex, reason, "a dying link was kept");
+            }
+        }
+        Note::Restored { attachment, state } => info!(attachment = %attachment.key, state, "restored"),
+        Note::OrphanLink { ifindex, alias } => info!(ifindex, alias, "a link of ours without a record is dying"),
+        Note::Rebuilt { attachment } => warn!(attachment = %attachment.key, "rebuilt from its link: the store was empty"),
+        Note::CommitFailed { cause } => {
+            warn!(reason = cause, "a commit failed");
+        }
+        Note::UnwireFailed { attachment, cause } => {
+            warn!(attachment = %attachment.key, reason = cause, "a sandbox was not taken off whole; its link is reaped");
+        }
+        Note::PoolChanged { arrived, left, missing } => {
+            info!(arrived = arrived.len(), left = ?left, "the pool changed");
+            if !missing.is_empty() {
+                warn!(addresses = ?missing, "EC2 does not name addresses that containers hold: kept");
+            }
+        }
+        Note::HostApplied { steps, failed } => {
+            metrics.host_steps(*steps, failed.len());
+            info!(steps, failed = failed.len(), "steps on the host's network");
+            for error in failed {
+                warn!(reason = %error, "a step failed");
+            }
+        }
+        Note::PassFailed { reconciler, cause } => warn!(reconciler, reason = cause, "a pass failed"),
+        Note::Ready => info!("ready: ADD is served"),
+    }
+}
+
+fn count(metrics: &Metrics, verb: Verb, ending: Ending, phases: &Phases) {
+    let verb = match verb {
+        Verb::Add => MetricVerb::Add,
+        Verb::Del => MetricVerb::Del,
+    };
+    let outcome = match ending {
+        Ending::Ok => MetricOutcome::Ok,
+        Ending::Refused => MetricOutcome::Refused,
+        Ending::Failed => MetricOutcome::Failed,
+        Ending::Cancelled => MetricOutcome::Cancelled,
+    };
+    let phase = |phase, took: Option<Duration>| {
+        if let Some(took) = took {
+            metrics.phase(verb, phase, outcome, took);
+        }
+    };
+    phase(Phase::Queue, phases.queue);
+    phase(Phase::Commit, phases.commit);
+    phase(Phase::Wire, phases.wire);
+    phase(Phase::Total, Some(phases.total));
+}

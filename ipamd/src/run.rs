@@ -1,0 +1,283 @@
+//! The composition root: what ipamd is made of, and in which order it starts and ends.
+//!
+//! Owns the start sequence (lock, store, one look at the host, owner, threads, sockets), the runtimes and the way
+//! out. Every step is timed for `ipamctl status`. Decides nothing about addresses.
+
+use crate::completions::{CompletionSender, Finished, completions};
+use crate::config::Config;
+use crate::debug::query::QueryClient;
+use crate::executors::cloud::{self, Cloud};
+use crate::executors::netlink;
+use crate::instance_lock::{self, InstanceLock};
+use crate::main_loop::{self, Loop};
+use crate::metrics::Metrics;
+use crate::queries::About;
+use crate::server::cni;
+use crate::shell::{Executors, Shell};
+use crate::store::{CommitDone, Opened, Store, StoreThread};
+use crate::{clock, debug, metrics, take_over};
+use embedded_vpc::client::ControlClient;
+use eni_proto::debug::StartStep;
+use eni_proto::ids::BootId;
+use ipamd_core::kernel::HostKernel;
+use ipamd_core::owner::event::{Completion, EffectId};
+use ipamd_core::owner::{Owner, OwnerConfig};
+use ipamd_core::time::Timestamp;
+use ipamd_netlink::host::Host;
+use ipamd_netlink::stats::Counters;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+/// How many netlink threads wire and take off.
+const NETLINK_THREADS: usize = 2;
+/// Commits that wait for the store thread: more than the connections that may have one each.
+const STORE_QUEUE: usize = 4096;
+/// Why ipamd does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The clock or the boot id could not be read.
+    #[error("the boot id could not be read from /proc/sys/kernel/random/boot_id")]
+    Boot(#[source] std::io::Error),
+    /// The lock could not be taken.
+    #[error("this node's ipamd lock could not be taken")]
+    Lock(#[from] instance_lock::LockError),
+    /// The store could not be opened.
+    #[error("the store could not be opened; the file is untouched")]
+    Store(#[from] crate::store::OpenError),
+    /// The kernel refused a netlink socket.
+    #[error("the host's netlink sockets could not be opened: is CAP_NET_ADMIN there?")]
+    Netlink(#[source] ipamd_netlink::host::HostError),
+    /// The host could not be looked at.
+    #[error("the host's network could not be read")]
+    Observe(#[source] ipamd_core::kernel::HostStepError),
+    /// The records do not fit.
+    #[error("the stored records cannot be used")]
+    Restore(#[from] ipamd_core::owner::RestoreError),
+    /// A thread or runtime could not be started.
+    #[error("{what} could not be started")]
+    Thread {
+        /// What.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A socket could not be made.
+    #[error("{path} could not be made: check that its folder is root's and writable")]
+    Socket {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The steps of the start, timed.
+struct Steps {
+    began: Timestamp,
+    done: Vec<StartStep>,
+}
+
+impl Steps {
+    fn done(&mut self, step: &str) {
+        let at_ms = u64::try_from((clock::now() - self.began).as_millis()).unwrap_or(u64::MAX);
+        info!(step, at_ms, "start");
+        self.done.push(StartStep { step: step.to_owned(), at_ms });
+    }
+}
+
+/// Runs until SIGTERM, SIGINT or a hand-over.
+pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
+    let mut steps = Steps { began: clock::now(), done: Vec::new() };
+    let boot = clock::boot_id().map_err(StartError::Boot)?;
+    if ask_for_place {
+        take_over::ask(&config.socket());
+    }
+    let lock = InstanceLock::acquire_blocking(&config.paths.run_dir, |holder| {
+        warn!(%holder, "another ipamd owns this node: waiting for its end");
+    })?;
+    steps.done("lock");
+    let Opened { store, stored, notes } = Store::open(&config.paths.store, &boot)?;
+    steps.done("store");
+    let counters = Arc::new(Counters::default());
+    let open = || Host::open(counters.clone()).map_err(StartError::Netlink);
+    let mut host = open()?;
+    let view = host.observe().map_err(StartError::Observe)?;
+    let (owner, outcome) = Owner::restore(owner_config(config), stored, &view, &boot, clock::now())?;
+    steps.done("host observed, records restored");
+
+    let metrics = Arc::new(Metrics::new(counters.clone()));
+    let (done, finished) = completions();
+    let outer = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("outer")
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::Thread { what: "the outer runtime", source })?;
+    let mut threads = Threads::default();
+    let host_cookie = host.cookie();
+    let wiring = (0..NETLINK_THREADS).map(|_| open()).collect::<Result<Vec<_>, _>>()?;
+    let executors = Executors {
+        store: threads.store(store, boot, &done, &metrics)?,
+        netlink: threads.netlink("netlink", wiring, &done)?,
+        host: threads.netlink("host", vec![host], &done)?,
+        reaper: threads.netlink("reaper", vec![open()?], &done)?,
+        cloud: {
+            let client = Arc::new(ControlClient::new(&config.cloud.control));
+            let (sender, task) = cloud::task(Cloud { enis: client.clone(), metadata: client }, done.clone());
+            outer.spawn(task);
+            sender
+        },
+    };
+    let shell = Shell::new(owner, outcome, executors, metrics.clone());
+    steps.done("threads");
+    let about = About { began: steps.began, start: steps.done, notes };
+    let this = Loop::new(shell, host_cookie, metrics.clone(), about, config.sockets.max_connections);
+    let main = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::Thread { what: "the main loop", source })?;
+    let served = tokio::task::LocalSet::new().block_on(&main, serve(config, this.clone(), finished, &outer));
+    // The order of the end: nobody asks the owner any more, the threads end with their queues, the lock goes last.
+    drop(main);
+    drop(this);
+    threads.join();
+    outer.shutdown_timeout(std::time::Duration::from_secs(1));
+    drop(lock);
+    served
+}
+
+fn owner_config(config: &Config) -> OwnerConfig {
+    OwnerConfig {
+        cooldown: config.pool.cooldown,
+        mtu: config.data_plane.mtu,
+        txqueuelen: config.data_plane.txqueuelen,
+        snat: config.data_plane.snat,
+        extra_vpc_cidrs: config.data_plane.extra_vpc_cidrs.clone(),
+        max_waiters: config.sockets.max_waiters,
+        describe_period: config.timing.describe_period,
+    }
+}
+
+async fn serve(
+    config: &Config,
+    this: Rc<Loop>,
+    finished: crate::completions::Completions,
+    outer: &tokio::runtime::Runtime,
+) -> Result<(), StartError> {
+    let socket = config.socket();
+    let listener = cni::bind(&socket).map_err(|source| socket_error(&socket, source))?;
+    let (queries, received) = QueryClient::channel();
+    serve_outside(config, &this, &queries, outer)?;
+    let completions = tokio::task::spawn_local(main_loop::take_completions(this.clone(), finished));
+    let time = tokio::task::spawn_local(main_loop::keep_time(this.clone()));
+    let asked = tokio::task::spawn_local(main_loop::answer_queries(this.clone(), received));
+    let accepting = tokio::task::spawn_local(cni::accept(this.clone(), listener));
+    info!(socket = %socket.display(), "serving");
+    end_asked(&this).await;
+    // New plugins find no socket and try again until the next ipamd has made its own.
+    if let Err(error) = std::fs::remove_file(&socket) {
+        warn!(%error, "cni.sock could not be taken away");
+    }
+    this.stop();
+    let _ = accepting.await;
+    let whole = main_loop::drain(&this, config.timing.drain).await;
+    info!(whole, "ended");
+    for task in [time, asked] {
+        task.abort();
+        let _ = task.await;
+    }
+    completions.abort();
+    let _ = completions.await;
+    Ok(())
+}
+
+/// Ready on SIGTERM, SIGINT, or when a request has stopped the loop.
+async fn end_asked(this: &Rc<Loop>) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        warn!("signals cannot be handled: SIGTERM ends ipamd at once");
+        return this.stopping().await;
+    };
+    tokio::select! {
+        // Cancel safe: all three only wait.
+        _ = term.recv() => info!("SIGTERM"),
+        _ = int.recv() => info!("SIGINT"),
+        () = this.stopping() => info!("handed over"),
+    }
+}
+
+fn serve_outside(
+    config: &Config,
+    this: &Rc<Loop>,
+    queries: &QueryClient,
+    outer: &tokio::runtime::Runtime,
+) -> Result<(), StartError> {
+    let path = config.debug_socket();
+    let _entered = outer.enter();
+    let listener = debug::server::bind(&config.paths.run_dir).map_err(|source| socket_error(&path, source))?;
+    outer.spawn(debug::server::serve(listener, queries.clone(), this.metrics.clone()));
+    if let Some(listen) = config.metrics.listen {
+        outer.spawn(metrics::expose::serve(listen, queries.clone(), this.metrics.clone()));
+    }
+    Ok(())
+}
+
+fn socket_error(path: &Path, source: std::io::Error) -> StartError {
+    StartError::Socket { path: path.display().to_string(), source }
+}
+
+/// The threads that are joined at the end.
+#[derive(Default)]
+struct Threads {
+    running: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    fn store(
+        &mut self,
+        store: Store,
+        boot: BootId,
+        done: &CompletionSender,
+        metrics: &Arc<Metrics>,
+    ) -> Result<crate::store::StoreHandle, StartError> {
+        let (done, metrics) = (done.clone(), metrics.clone());
+        let finished = move |commits: Vec<CommitDone>| {
+            if let Some(first) = commits.first() {
+                metrics.commit(first.took, commits.len(), first.result.is_ok());
+            }
+            done.push_all(commits.into_iter().map(|commit| Finished::Effect {
+                effect: EffectId(commit.ticket),
+                completion: Completion::Committed(commit.result.map_err(|e| e.to_string())),
+            }));
+        };
+        let (handle, thread) = StoreThread::prepare(store, boot, STORE_QUEUE, finished);
+        let thread = thread.spawn().map_err(|source| StartError::Thread { what: "the store thread", source })?;
+        self.running.push(thread);
+        Ok(handle)
+    }
+
+    fn netlink(
+        &mut self,
+        name: &'static str,
+        hosts: Vec<Host>,
+        done: &CompletionSender,
+    ) -> Result<netlink::JobSender, StartError> {
+        let (sender, threads) =
+            netlink::start(name, hosts, done).map_err(|source| StartError::Thread { what: name, source })?;
+        self.running.extend(threads);
+        Ok(sender)
+    }
+
+    fn join(self) {
+        for thread in self.running {
+            if thread.join().is_err() {
+                warn!("a thread ended by a panic");
+            }
+        }
+    }
+}

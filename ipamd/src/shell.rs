@@ -1,0 +1,233 @@
+//! The owner's shell: hands effects out, brings completions in, answers plugins.
+//!
+//! Owns the owner itself, called in place; the descriptors of sandboxes by operation; the effects that wait for
+//! others; who waits for which reply. Everything here runs on the main loop and never blocks. Does not decide: the
+//! owner does. Does not read sockets: `server::cni` does.
+
+use crate::clock;
+use crate::completions::Finished;
+use crate::executors::cloud::CloudSender;
+use crate::executors::netlink::{Job, JobSender};
+use crate::metrics::Metrics;
+use crate::notes;
+use crate::store::StoreHandle;
+use eni_proto::reply;
+use ipamd_core::kernel::{HostStepError, Reaped, WireError, WireStep};
+use ipamd_core::owner::event::{Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
+use ipamd_core::owner::Owner;
+use ipamd_core::time::Timestamp;
+use ipamd_netlink::sandbox::SandboxSocket;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// The queues to the threads that carry effects out.
+pub struct Executors {
+    /// The store thread.
+    pub store: StoreHandle,
+    /// The netlink threads.
+    pub netlink: JobSender,
+    /// The thread of the host's own network: one, because it remembers what it has laid.
+    pub host: JobSender,
+    /// The reaper.
+    pub reaper: JobSender,
+    /// The cloud's task.
+    pub cloud: CloudSender,
+}
+
+/// The shell.
+pub struct Shell {
+    owner: Owner,
+    executors: Executors,
+    metrics: Arc<Metrics>,
+    sandboxes: BTreeMap<OpId, SandboxSocket>,
+    waiting: BTreeMap<OpId, oneshot::Sender<Option<reply::Outcome>>>,
+    /// Started, not finished.
+    flying: BTreeSet<EffectId>,
+    /// Not started: something in `after` flies or is held.
+    held: BTreeMap<EffectId, Effect>,
+    next_op: u64,
+}
+
+impl Shell {
+    /// A shell around an owner; `outcome` is what its start asked for.
+    pub fn new(owner: Owner, outcome: Outcome, executors: Executors, metrics: Arc<Metrics>) -> Self {
+        let mut shell = Shell {
+            owner,
+            executors,
+            metrics,
+            sandboxes: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            flying: BTreeSet::new(),
+            held: BTreeMap::new(),
+            next_op: 0,
+        };
+        shell.dispatch(outcome);
+        shell
+    }
+
+    /// The owner, to be asked.
+    pub fn owner(&mut self) -> &mut Owner {
+        &mut self.owner
+    }
+
+    /// When the owner wants to be woken.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.owner.next_deadline()
+    }
+
+    /// Begins an operation: its event is made with its id, its sandbox is kept, its reply comes by the receiver.
+    pub fn begin(
+        &mut self,
+        sandbox: Option<SandboxSocket>,
+        event: impl FnOnce(OpId) -> Event,
+    ) -> (OpId, oneshot::Receiver<Option<reply::Outcome>>) {
+        self.next_op += 1;
+        let op = OpId(self.next_op);
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.insert(op, sender);
+        if let Some(sandbox) = sandbox {
+            self.sandboxes.insert(op, sandbox);
+        }
+        self.handle(event(op));
+        (op, receiver)
+    }
+
+    /// Gives the owner one event and does what it says.
+    pub fn handle(&mut self, event: Event) {
+        let outcome = self.owner.handle(event, clock::now());
+        self.dispatch(outcome);
+    }
+
+    /// Takes in what a thread has finished.
+    pub fn finished(&mut self, finished: Finished) {
+        match finished {
+            Finished::Effect { effect, completion } => self.completed(effect, completion),
+            Finished::Wired { effect, op, completion, sandbox } => {
+                if let Some(sandbox) = sandbox {
+                    self.sandboxes.insert(op, sandbox);
+                }
+                self.completed(effect, completion);
+            }
+        }
+    }
+
+    fn completed(&mut self, effect: EffectId, completion: Completion) {
+        self.flying.remove(&effect);
+        let failed = is_failure(&completion);
+        self.handle(Event::Done { effect, completion });
+        self.release_held(effect, failed);
+    }
+
+    /// Starts what waited for `ended`, or reports it skipped.
+    fn release_held(&mut self, ended: EffectId, failed: bool) {
+        let mut ends = VecDeque::from([(ended, failed)]);
+        while let Some((ended, failed)) = ends.pop_front() {
+            let waiting: Vec<EffectId> =
+                self.held.iter().filter(|(_, e)| e.after.contains(&ended)).map(|(id, _)| *id).collect();
+            for id in waiting {
+                let Some(mut effect) = self.held.remove(&id) else { continue };
+                if failed {
+                    self.handle(Event::Done { effect: id, completion: Completion::Skipped });
+                    ends.push_back((id, true));
+                } else {
+                    effect.after.retain(|other| *other != ended);
+                    self.start_or_hold(effect);
+                }
+            }
+        }
+    }
+
+    fn dispatch(&mut self, outcome: Outcome) {
+        for note in &outcome.notes {
+            notes::record(note, &self.metrics);
+        }
+        for (op, reply) in outcome.replies {
+            // The sandbox's descriptor is closed before the reply: a held one keeps a dead sandbox's links alive.
+            self.sandboxes.remove(&op);
+            if let Some(waiting) = self.waiting.remove(&op) {
+                // The receiver is gone when the plugin is: nobody to tell.
+                let _ = waiting.send(reply);
+            }
+        }
+        for effect in outcome.effects {
+            self.start_or_hold(effect);
+        }
+    }
+
+    fn start_or_hold(&mut self, mut effect: Effect) {
+        effect.after.retain(|id| self.flying.contains(id) || self.held.contains_key(id));
+        if effect.after.is_empty() {
+            self.start(effect);
+        } else {
+            self.held.insert(effect.id, effect);
+        }
+    }
+
+    fn start(&mut self, effect: Effect) {
+        let id = effect.id;
+        self.flying.insert(id);
+        let refused = match effect.kind {
+            EffectKind::Commit(batch) => self.executors.store.submit(id.0, batch).err().map(|full| {
+                Completion::Committed(Err(full.to_string()))
+            }),
+            EffectKind::Wire(spec) => match effect.op.and_then(|op| Some((op, self.sandboxes.remove(&op)?))) {
+                Some((op, sandbox)) => {
+                    let job = Job::Wire { op, spec, sandbox };
+                    self.executors.netlink.submit(id, job).err().map(|_| Completion::Wired(Err(queue_full())))
+                }
+                None => Some(Completion::Wired(Err(WireError::SandboxGone))),
+            },
+            EffectKind::Unwire(spec) => {
+                let refused = self.executors.netlink.submit(id, Job::Unwire(spec)).err();
+                refused.map(|_| Completion::Unwired(Err(step_queue_full("unwire"))))
+            }
+            EffectKind::Reap(links) => {
+                let indexes: Vec<u32> = links.iter().map(|l| l.ifindex).collect();
+                self.executors.reaper.submit(id, Job::Reap(links)).err().map(|_| {
+                    let kept = indexes.into_iter().map(|i| (i, "the reaper's queue is full".to_owned())).collect();
+                    Completion::Reaped(Reaped { gone: Vec::new(), kept })
+                })
+            }
+            EffectKind::ObserveHost => {
+                let refused = self.executors.host.submit(id, Job::Observe).err();
+                refused.map(|_| Completion::HostObserved(Err(step_queue_full("observe"))))
+            }
+            EffectKind::ApplyHost(steps) => {
+                let refused = self.executors.host.submit(id, Job::Apply(steps)).err();
+                refused.map(|_| Completion::HostApplied(vec![step_queue_full("apply")]))
+            }
+            EffectKind::ObserveCloud => (!self.executors.cloud.observe(id))
+                .then(|| Completion::CloudObserved(Err("the cloud's queue is full".to_owned()))),
+        };
+        if let Some(completion) = refused {
+            self.completed(id, completion);
+        }
+    }
+}
+
+fn is_failure(completion: &Completion) -> bool {
+    match completion {
+        Completion::Committed(result) => result.is_err(),
+        Completion::Wired(result) => result.is_err(),
+        Completion::Unwired(result) => result.is_err(),
+        Completion::HostObserved(result) => result.is_err(),
+        Completion::CloudObserved(result) => result.is_err(),
+        Completion::HostApplied(failed) => !failed.is_empty(),
+        Completion::Reaped(_) => false,
+        Completion::Skipped => true,
+    }
+}
+
+fn queue_full() -> WireError {
+    WireError::Refused {
+        step: WireStep::Sandbox,
+        errno: nix::libc::EAGAIN,
+        text: "the netlink threads' queue is full".to_owned(),
+        made: false,
+    }
+}
+
+fn step_queue_full(step: &str) -> HostStepError {
+    HostStepError { step: step.to_owned(), cause: "the netlink threads' queue is full".to_owned() }
+}

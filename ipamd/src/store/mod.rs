@@ -1,0 +1,119 @@
+//! The store: what must survive the process, on redb.
+//!
+//! Owns the file, its tables and how damage is told from everything else; the thread that commits is in `thread`, the
+//! bytes of records in `codec`. redb is the log: everything is in memory, and read once, at start. Does not decide
+//! what is written.
+//!
+//! In every error of opening the file stays untouched: what may be damaged is tried on a copy first.
+
+mod codec;
+mod open;
+mod thread;
+
+pub use open::{OpenError, Opened};
+pub use thread::{CommitDone, CommitError, QueueFull, StoreHandle, StoreThread};
+
+use ipamd_core::record::{Stored, Write};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use std::path::{Path, PathBuf};
+
+/// The schema's number: a store of a newer one is refused.
+pub const SCHEMA: u32 = 1;
+
+type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// One record: the node.
+const NODE: Table = TableDefinition::new("node");
+/// ENIs by id.
+const ENIS: Table = TableDefinition::new("enis");
+/// Addresses by their four bytes.
+const ADDRESSES: Table = TableDefinition::new("addresses");
+/// Attachments by network, container, ifname and generation.
+const ATTACHMENTS: Table = TableDefinition::new("attachments");
+/// The schema's number.
+const META: Table = TableDefinition::new("meta");
+
+const NODE_KEY: &[u8] = b"node";
+const SCHEMA_KEY: &[u8] = b"schema";
+
+/// An open store.
+pub struct Store {
+    path: PathBuf,
+    database: Database,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.path.display())
+    }
+}
+
+impl Store {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Commits batches in one transaction, durably, in their order.
+    fn commit<'a>(&self, batches: impl Iterator<Item = &'a [Write]>) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::Immediate).map_err(redb::Error::from)?;
+        {
+            let mut node = transaction.open_table(NODE)?;
+            let mut enis = transaction.open_table(ENIS)?;
+            let mut addresses = transaction.open_table(ADDRESSES)?;
+            let mut attachments = transaction.open_table(ATTACHMENTS)?;
+            for write in batches.flatten() {
+                match write {
+                    Write::PutNode(record) => {
+                        node.insert(NODE_KEY, codec::encode(record).as_slice())?;
+                    }
+                    Write::PutEni(record) => {
+                        enis.insert(record.id.as_str().as_bytes(), codec::encode(record).as_slice())?;
+                    }
+                    Write::DeleteEni(id) => {
+                        enis.remove(id.as_str().as_bytes())?;
+                    }
+                    Write::PutAddress(record) => {
+                        addresses.insert(record.address.octets().as_slice(), codec::encode(record).as_slice())?;
+                    }
+                    Write::DeleteAddress(address) => {
+                        addresses.remove(address.octets().as_slice())?;
+                    }
+                    Write::PutAttachment(record) => {
+                        let key = codec::attachment_key(&record.key, record.generation);
+                        attachments.insert(key.as_slice(), codec::encode(record.as_ref()).as_slice())?;
+                    }
+                    Write::DeleteAttachment(id) => {
+                        attachments.remove(codec::attachment_key(&id.key, id.generation).as_slice())?;
+                    }
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Everything, decoded. A record that cannot be decoded is damage.
+    fn load(&self) -> Result<Stored, open::LoadError> {
+        let transaction = self.database.begin_read()?;
+        let mut stored = Stored::default();
+        for entry in transaction.open_table(NODE)?.iter()? {
+            let (_, value) = entry?;
+            stored.node = Some(codec::decode("node", value.value())?);
+        }
+        for entry in transaction.open_table(ENIS)?.iter()? {
+            stored.enis.push(codec::decode("enis", entry?.1.value())?);
+        }
+        for entry in transaction.open_table(ADDRESSES)?.iter()? {
+            stored.addresses.push(codec::decode("addresses", entry?.1.value())?);
+        }
+        for entry in transaction.open_table(ATTACHMENTS)?.iter()? {
+            stored.attachments.push(codec::decode("attachments", entry?.1.value())?);
+        }
+        Ok(stored)
+    }
+}
+
+#[cfg(test)]
+mod tests;

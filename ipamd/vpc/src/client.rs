@@ -1,0 +1,92 @@
+//! A client of the control socket: EC2 and the metadata service for ipamd, and inspection for tests.
+//!
+//! Owns one connection per call and its deadline. An answer that is no answer to the call is an error.
+
+use crate::control::{Answer, MAX_LINE, Request};
+use eni_proto::ids::InstanceId;
+use ipamd_core::cloud::{
+    self, CloudError, CloudErrorKind, EniApi, EniObservation, InstanceIdentity, InstanceLimits, InstanceMetadata,
+};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// How long one call may take.
+const CALL: Duration = Duration::from_secs(5);
+
+/// The client.
+#[derive(Debug, Clone)]
+pub struct ControlClient {
+    path: PathBuf,
+}
+
+impl ControlClient {
+    /// A client of the socket at `path`; nothing is connected yet.
+    pub fn new(path: &Path) -> Self {
+        ControlClient { path: path.to_owned() }
+    }
+
+    /// Makes one request.
+    pub async fn call(&self, request: &Request) -> io::Result<Answer> {
+        let exchange = async {
+            let mut stream = UnixStream::connect(&self.path).await?;
+            let mut line = serde_json::to_vec(request).map_err(io::Error::other)?;
+            line.push(b'\n');
+            stream.write_all(&line).await?;
+            let mut answer = Vec::new();
+            BufReader::new(stream).take(MAX_LINE as u64).read_until(b'\n', &mut answer).await?;
+            serde_json::from_slice(&answer).map_err(io::Error::other)
+        };
+        timeout(CALL, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn cloud<T>(
+        &self,
+        call: &'static str,
+        request: Request,
+        pick: impl FnOnce(Answer) -> Option<T>,
+    ) -> Result<T, CloudError> {
+        let error = |kind, message| CloudError { kind, call: call.to_owned(), message, code: None, request_id: None };
+        match self.call(&request).await {
+            Ok(Answer::Refused(refused)) => Err(refused),
+            Ok(Answer::Failed(message)) => Err(error(CloudErrorKind::Other, message)),
+            Ok(answer) => {
+                pick(answer).ok_or_else(|| error(CloudErrorKind::Other, "another call was answered".to_owned()))
+            }
+            Err(cause) => {
+                let message = format!("the embedded VPC at {} did not answer: {cause}", self.path.display());
+                Err(error(CloudErrorKind::Unreachable, message))
+            }
+        }
+    }
+}
+
+impl EniApi for ControlClient {
+    fn describe_enis(&self, instance: &InstanceId) -> cloud::Answer<'_, Vec<EniObservation>> {
+        let request = Request::DescribeEnis { instance: instance.clone() };
+        Box::pin(self.cloud("DescribeNetworkInterfaces", request, |answer| match answer {
+            Answer::Enis(enis) => Some(enis),
+            _ => None,
+        }))
+    }
+
+    fn describe_limits(&self, instance_type: &str) -> cloud::Answer<'_, InstanceLimits> {
+        let request = Request::DescribeLimits { instance_type: instance_type.to_owned() };
+        Box::pin(self.cloud("DescribeInstanceTypes", request, |answer| match answer {
+            Answer::Limits(limits) => Some(limits),
+            _ => None,
+        }))
+    }
+}
+
+impl InstanceMetadata for ControlClient {
+    fn identity(&self) -> cloud::Answer<'_, InstanceIdentity> {
+        Box::pin(self.cloud("InstanceIdentity", Request::Identity, |answer| match answer {
+            Answer::Identity(identity) => Some(identity),
+            _ => None,
+        }))
+    }
+}

@@ -1,0 +1,94 @@
+//! The words of the control socket: one JSON line per request, one per answer.
+//!
+//! Owns requests and answers. Calls of EC2 and of the metadata service are what `ipamd_core::cloud` asks; the others
+//! are for tests and people who want to see.
+
+use crate::model::{Fault, JournalEntry};
+use eni_proto::ids::InstanceId;
+use ipamd_core::cloud::{CloudError, EniObservation, InstanceIdentity, InstanceLimits};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+/// The longest line, in bytes: a thousand addresses are some 20 KiB.
+pub const MAX_LINE: usize = 1024 * 1024;
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// The instance metadata.
+    Identity,
+    /// DescribeNetworkInterfaces of an instance.
+    DescribeEnis {
+        /// The instance.
+        instance: InstanceId,
+    },
+    /// DescribeInstanceTypes of one type.
+    DescribeLimits {
+        /// The type.
+        instance_type: String,
+    },
+    /// What the source checks have dropped.
+    Drops,
+    /// The calls so far.
+    Journal,
+    /// Names and addresses of the network.
+    Topology,
+    /// Injects a fault.
+    SetFault(Fault),
+    /// Ends the program and takes its network away.
+    Shutdown,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To `identity`.
+    Identity(InstanceIdentity),
+    /// To `describe_enis`.
+    Enis(Vec<EniObservation>),
+    /// To `describe_limits`.
+    Limits(InstanceLimits),
+    /// To `drops`: packets by counter; `internet` counts what left the VPC with an address that no public one maps to.
+    Drops(BTreeMap<String, u64>),
+    /// To `journal`.
+    Journal(Vec<JournalEntry>),
+    /// To `topology`.
+    Topology(Box<Topology>),
+    /// To the others.
+    Done,
+    /// EC2 or the metadata service refused.
+    Refused(CloudError),
+    /// The request is not understood or could not be carried out.
+    Failed(String),
+}
+
+/// Names and addresses of the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topology {
+    /// The control socket.
+    pub control: String,
+    /// The node's network namespace: ipamd, the plugin and the runtime live in it.
+    pub node_netns: String,
+    /// The VPC router's.
+    pub router_netns: String,
+    /// A host elsewhere in the VPC.
+    pub peer_netns: String,
+    /// A host on the "internet".
+    pub internet_netns: String,
+    /// The VPC's CIDR.
+    pub vpc_cidr: Ipv4Net,
+    /// The subnet's gateway.
+    pub gateway: Ipv4Addr,
+    /// The node's primary address.
+    pub node_address: Ipv4Addr,
+    /// The peer's address.
+    pub peer_address: Ipv4Addr,
+    /// The internet host's address.
+    pub internet_address: Ipv4Addr,
+    /// The node's first link.
+    pub node_link: String,
+}

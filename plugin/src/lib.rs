@@ -1,0 +1,19 @@
+//! `eni-cni`, the CNI plugin: it reads what the runtime says, checks it, opens one netlink socket inside the
+//! container's network namespace and hands that over to ipamd, which does the rest.
+//!
+//! Owns the CNI side: environment, network configuration, versions, error codes, and what is printed. It does not
+//! own addresses, links or routes, keeps no state and writes no file: one process per call, one thread, no runtime.
+//!
+//! Verbs served: ADD, DEL, STATUS and VERSION, in CNI 0.3.1, 0.4.0, 1.0.0 and 1.1.0.
+
+mod commands;
+mod entry;
+mod environment;
+mod error;
+mod input;
+mod log;
+mod netconf;
+mod reply;
+mod sandbox;
+
+pub use entry::run;

@@ -1,0 +1,233 @@
+//! A kernel for the simulation: links, routes, neighbours and groups, behaving as Linux does for the calls of
+//! `HostKernel`, without I/O and the same each time.
+
+use eni_proto::ids::{MacAddr, NetnsCookie};
+use ipamd_core::kernel::{
+    DYING_GROUP, ENI_GROUP, HostAddressView, HostKernel, HostStep, HostStepError, HostView, InetSettings, LinkView,
+    NeighbourView, POD_INET, PODS_TABLE, PROTOCOL, ReapLink, Reaped, RouteAction, RouteView, RuleView, UnwireSpec,
+    WireError, WireSpec,
+};
+use ipnet::Ipv4Net;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+#[derive(Debug, Clone)]
+struct Pair {
+    view: LinkView,
+    sandbox: NetnsCookie,
+    sandbox_name: String,
+    address: Ipv4Addr,
+}
+
+/// The kernel.
+#[derive(Debug, Clone, Default)]
+pub struct FakeKernel {
+    host: Vec<LinkView>,
+    addresses: Vec<HostAddressView>,
+    pairs: BTreeMap<u32, Pair>,
+    routes: Vec<RouteView>,
+    rules: Vec<RuleView>,
+    neighbours: Vec<NeighbourView>,
+    nft: Option<String>,
+    sandboxes: BTreeSet<NetnsCookie>,
+}
+
+impl FakeKernel {
+    /// A host with its loopback rules alone.
+    pub fn new() -> Self {
+        FakeKernel::default()
+    }
+
+    /// A hardware link; its index.
+    pub fn add_host_link(&mut self, name: &str, mac: MacAddr) -> u32 {
+        let ifindex = 2 + u32::try_from(self.host.len()).expect("few links");
+        self.host.push(LinkView {
+            ifindex,
+            name: name.to_owned(),
+            mac: Some(mac),
+            group: 0,
+            alias: String::new(),
+            up: true,
+            mtu: 9001,
+            kind: String::new(),
+            inet: InetSettings::default(),
+        });
+        ifindex
+    }
+
+    /// An address on a host link.
+    pub fn add_host_address(&mut self, ifindex: u32, address: Ipv4Net) {
+        self.addresses.push(HostAddressView { ifindex, address });
+    }
+
+    /// A sandbox is born.
+    pub fn add_sandbox(&mut self, cookie: NetnsCookie) {
+        self.sandboxes.insert(cookie);
+    }
+
+    /// A sandbox dies: its links, their peers and routes die with it.
+    pub fn kill_sandbox(&mut self, cookie: NetnsCookie) {
+        self.sandboxes.remove(&cookie);
+        let dead: Vec<u32> = self.pairs.iter().filter(|(_, p)| p.sandbox == cookie).map(|(i, _)| *i).collect();
+        for ifindex in dead {
+            self.delete(ifindex);
+        }
+    }
+
+    /// Whether a sandbox lives.
+    pub fn sandbox_lives(&self, cookie: NetnsCookie) -> bool {
+        self.sandboxes.contains(&cookie)
+    }
+
+    /// The addresses inside sandboxes, by host link.
+    pub fn sandbox_addresses(&self) -> Vec<(u32, Ipv4Addr)> {
+        self.pairs.iter().map(|(ifindex, pair)| (*ifindex, pair.address)).collect()
+    }
+
+    fn delete(&mut self, ifindex: u32) {
+        self.pairs.remove(&ifindex);
+        self.routes.retain(|r| r.action != RouteAction::Device { ifindex });
+        self.neighbours.retain(|n| n.ifindex != ifindex);
+    }
+
+    fn link_mut(&mut self, ifindex: u32) -> Option<&mut LinkView> {
+        let pair = self.pairs.get_mut(&ifindex).map(|p| &mut p.view);
+        pair.or_else(|| self.host.iter_mut().find(|l| l.ifindex == ifindex))
+    }
+
+    fn refuse(&self, spec: &WireSpec, sandbox: NetnsCookie) -> Option<WireError> {
+        let in_sandbox = |p: &&Pair| p.sandbox == sandbox && p.sandbox_name == spec.sandbox_name.as_str();
+        if !self.sandboxes.contains(&sandbox) {
+            return Some(WireError::SandboxGone);
+        }
+        if self.pairs.values().any(|p| in_sandbox(&p)) {
+            return Some(WireError::IfnameTaken { name: spec.sandbox_name.to_string() });
+        }
+        let name = spec.host_name.as_str();
+        let named = self.pairs.values().map(|p| &p.view).chain(&self.host).find(|l| l.name == name);
+        if let Some(link) = named {
+            return Some(WireError::HostNameTaken { name: name.to_owned(), ifindex: link.ifindex, group: link.group });
+        }
+        let taken = self.pairs.contains_key(&spec.ifindex) || self.host.iter().any(|l| l.ifindex == spec.ifindex);
+        taken.then_some(WireError::IfindexTaken { ifindex: spec.ifindex })
+    }
+
+    fn put_route(&mut self, route: RouteView) {
+        self.routes.retain(|r| r.destination != route.destination || r.metric != route.metric);
+        self.routes.push(route);
+    }
+}
+
+impl HostKernel for FakeKernel {
+    type Sandbox = NetnsCookie;
+
+    fn wire(&mut self, spec: &WireSpec, sandbox: &NetnsCookie) -> Result<(), WireError> {
+        for ifindex in &spec.delete_first {
+            let eni = (ENI_GROUP..ENI_GROUP + 0x80).contains(&self.link_mut(*ifindex).map_or(0, |l| l.group));
+            if !eni {
+                self.delete(*ifindex);
+            }
+        }
+        if let Some(error) = self.refuse(spec, *sandbox) {
+            return Err(error);
+        }
+        let view = LinkView {
+            ifindex: spec.ifindex,
+            name: spec.host_name.to_string(),
+            mac: Some(spec.host_mac),
+            group: spec.group,
+            alias: spec.alias.clone(),
+            up: true,
+            mtu: spec.mtu,
+            kind: "veth".into(),
+            inet: POD_INET,
+        };
+        let sandbox_name = spec.sandbox_name.to_string();
+        self.pairs.insert(spec.ifindex, Pair { view, sandbox: *sandbox, sandbox_name, address: spec.address });
+        self.neighbours.push(NeighbourView {
+            ifindex: spec.ifindex,
+            address: spec.address,
+            mac: spec.sandbox_mac,
+            permanent: true,
+        });
+        self.put_route(RouteView {
+            destination: Ipv4Net::from(spec.address),
+            metric: 0,
+            action: RouteAction::Device { ifindex: spec.ifindex },
+            prefsrc: spec.prefsrc,
+            protocol: PROTOCOL,
+        });
+        Ok(())
+    }
+
+    fn unwire(&mut self, spec: &UnwireSpec) -> Result<(), HostStepError> {
+        let action = RouteAction::Device { ifindex: spec.ifindex };
+        self.routes.retain(|r| r.action != action || !spec.addresses.contains(&r.destination.addr()));
+        if let Some(link) = self.link_mut(spec.ifindex) {
+            link.group = DYING_GROUP;
+        }
+        Ok(())
+    }
+
+    fn reap(&mut self, links: &[ReapLink]) -> Reaped {
+        let mut reaped = Reaped::default();
+        for link in links {
+            match self.pairs.get(&link.ifindex) {
+                Some(pair) if !pair.view.alias.is_empty() && pair.view.alias != link.alias => {
+                    reaped.kept.push((link.ifindex, "another alias".to_owned()));
+                }
+                _ => {
+                    self.delete(link.ifindex);
+                    reaped.gone.push(link.ifindex);
+                }
+            }
+        }
+        reaped
+    }
+
+    fn apply(&mut self, steps: &[HostStep]) -> Vec<HostStepError> {
+        for step in steps {
+            match step {
+                HostStep::AddRule { priority, table } => {
+                    self.rules.push(RuleView { priority: *priority, table: *table, protocol: PROTOCOL, catch_all: true });
+                }
+                HostStep::DeleteRule { priority, table } => {
+                    self.rules.retain(|r| r.priority != *priority || r.table != *table || r.protocol != PROTOCOL);
+                }
+                HostStep::AddRoute(route) => {
+                    let there = match route.action {
+                        RouteAction::Device { ifindex } => self.link_mut(ifindex).is_some(),
+                        RouteAction::Unreachable => true,
+                    };
+                    if there {
+                        self.put_route(*route);
+                    }
+                }
+                HostStep::DeleteRoute(route) => self.routes.retain(|r| r != route),
+                HostStep::SetLink { ifindex, group, inet, up } => {
+                    if let Some(link) = self.link_mut(*ifindex) {
+                        (link.group, link.inet, link.up) = (*group, *inet, link.up || *up);
+                    }
+                }
+                HostStep::SetNeighbour(neighbour) => {
+                    self.neighbours.retain(|n| n.ifindex != neighbour.ifindex || n.address != neighbour.address);
+                    self.neighbours.push(*neighbour);
+                }
+                HostStep::ReplaceNft { text } => self.nft = Some(text.clone()),
+            }
+        }
+        Vec::new()
+    }
+
+    fn observe(&mut self) -> Result<HostView, HostStepError> {
+        debug_assert!(self.rules.iter().all(|r| r.table == PODS_TABLE));
+        Ok(HostView {
+            links: self.host.iter().cloned().chain(self.pairs.values().map(|p| p.view.clone())).collect(),
+            addresses: self.addresses.clone(),
+            pods_routes: self.routes.clone(),
+            rules: self.rules.clone(),
+            neighbours: self.neighbours.clone(),
+            nft: self.nft.clone(),
+        })
+    }
+}

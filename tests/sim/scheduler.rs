@@ -1,0 +1,466 @@
+//! The seeded scheduler: one random step at a time, and the checks after each.
+//!
+//! Owns the random choice, the effects in flight (the store's in order, the others in any), the virtual clock, the
+//! crash and the restart, and the truth about what was answered to whom. Does not carry effects out: `world` does.
+
+use crate::world::{Fault, World};
+use eni_proto::ids::{AttachmentKey, NetnsCookie};
+use eni_proto::reply;
+use eni_proto::request::Mode;
+use ipamd_core::invariant;
+use ipamd_core::kernel::{DYING_GROUP, FIRST_IFINDEX, HostKernel};
+use ipamd_core::owner::event::{AddAsk, Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
+use ipamd_core::owner::{Owner, OwnerConfig};
+use ipamd_core::record::{AddressState, AttachmentState};
+use ipamd_core::time::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// SplitMix64: small, seeded, the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % sides as u64).expect("less than `sides`")
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.roll(100) < percent
+    }
+}
+
+/// A plugin that waits for its answer.
+struct Plugin {
+    key: AttachmentKey,
+    add: Option<NetnsCookie>,
+}
+
+/// What an answered ADD has promised.
+#[derive(Debug, Clone, PartialEq)]
+struct Promise {
+    cookie: NetnsCookie,
+    address: Ipv4Addr,
+}
+
+/// One random history.
+pub struct History {
+    dice: Dice,
+    world: World,
+    owner: Owner,
+    now: Timestamp,
+    next_op: u64,
+    plugins: BTreeMap<OpId, Plugin>,
+    /// Not carried out yet; commits among them in order.
+    waiting: Vec<Effect>,
+    /// Carried out, not reported yet.
+    ended: Vec<(EffectId, Completion)>,
+    done: BTreeSet<EffectId>,
+    failed: BTreeSet<EffectId>,
+    promises: BTreeMap<AttachmentKey, Promise>,
+    /// The last DEL that was asked for each key: it takes what an earlier ADD is answered.
+    dels: BTreeMap<AttachmentKey, OpId>,
+    /// The sandbox that the last ADD of each key named.
+    asked: BTreeMap<AttachmentKey, NetnsCookie>,
+    /// Keys with a hung-up operation that may still run: nothing is promised to them until the owner is at rest.
+    undecided: BTreeSet<AttachmentKey>,
+    /// The current sandbox of each container; a dead one is replaced by the next ADD.
+    sandboxes: BTreeMap<u8, NetnsCookie>,
+    next_cookie: u64,
+    faults: bool,
+    trace: Vec<String>,
+}
+
+const CONTAINERS: usize = 5;
+
+fn config() -> OwnerConfig {
+    OwnerConfig { cooldown: Duration::from_secs(2), ..OwnerConfig::default() }
+}
+
+fn key(container: u8) -> AttachmentKey {
+    AttachmentKey {
+        network: "vpc".parse().expect("a name"),
+        container: format!("c{container}").parse().expect("an id"),
+        ifname: "eth0".parse().expect("an ifname"),
+    }
+}
+
+impl History {
+    /// A history of this seed: a node that starts for the first time.
+    pub fn new(seed: u64) -> History {
+        let mut world = World::new(4);
+        let now = Timestamp::from_millis(1_000);
+        let view = world.kernel.observe().expect("the fake observes");
+        let (owner, outcome) =
+            Owner::restore(config(), world.stored.clone(), &view, &world.boot, now).expect("an empty store");
+        let mut history = History {
+            dice: Dice(seed),
+            world,
+            owner,
+            now,
+            next_op: 0,
+            plugins: BTreeMap::new(),
+            waiting: Vec::new(),
+            ended: Vec::new(),
+            done: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            promises: BTreeMap::new(),
+            dels: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            undecided: BTreeSet::new(),
+            sandboxes: BTreeMap::new(),
+            next_cookie: 100,
+            faults: seed % 4 != 0,
+            trace: Vec::new(),
+        };
+        history.take(outcome);
+        history
+    }
+
+    /// With a kernel that reports links as gone that are there.
+    pub fn with_lying_reaper(mut self) -> History {
+        self.world.lying_reaper = true;
+        self
+    }
+
+    /// The steps of a history, in words.
+    pub fn trace(mut self) -> Vec<String> {
+        self.run_steps();
+        self.trace
+    }
+
+    /// Runs the history and its quiet end; how many steps it took.
+    pub fn run(mut self) -> u64 {
+        self.run_steps();
+        self.come_to_rest();
+        self.trace.len() as u64
+    }
+
+    fn run_steps(&mut self) {
+        let steps = 60 + self.dice.roll(120);
+        for _ in 0..steps {
+            self.step();
+            self.check();
+        }
+    }
+
+    fn step(&mut self) {
+        match self.dice.roll(100) {
+            0..18 => self.add(),
+            18..30 => self.del(),
+            30..33 => self.hang_up(),
+            33..60 => self.carry_out(),
+            60..86 => self.report(),
+            86..93 => self.wake(),
+            93..95 => self.kill_sandbox(),
+            95..97 => self.leave_unread(),
+            _ => self.crash(),
+        }
+    }
+
+    fn send(&mut self, event: Event) {
+        let outcome = self.owner.handle(event, self.now);
+        self.take(outcome);
+    }
+
+    fn say(&mut self, what: String) {
+        self.trace.push(format!("{} {what}", self.now.as_millis()));
+    }
+
+    fn take(&mut self, outcome: Outcome) {
+        for (op, answer) in outcome.replies {
+            self.answered(op, answer);
+        }
+        self.waiting.extend(outcome.effects);
+    }
+
+    fn answered(&mut self, op: OpId, answer: Option<reply::Outcome>) {
+        let Some(plugin) = self.plugins.remove(&op) else { return };
+        self.say(format!("answer {op:?} {} {}", plugin.key, answer.is_some()));
+        match (plugin.add, answer) {
+            (Some(cookie), Some(reply::Outcome::Added(result))) if self.dels.get(&plugin.key) < Some(&op) => {
+                let text = result.ips[0].address.trim_end_matches("/32");
+                let address: Ipv4Addr = text.parse().expect("an address");
+                self.promised(&plugin.key, cookie, address);
+            }
+            (None, Some(reply::Outcome::Done)) => {
+                let left = self.world.stored.attachments.iter().find(|r| {
+                    r.key == plugin.key && r.state != AttachmentState::Dying
+                });
+                assert_eq!(left, None, "a DEL was answered before its commit\n{:#?}", self.trace);
+                self.promises.remove(&plugin.key);
+            }
+            _ => {}
+        }
+    }
+
+    fn promised(&mut self, key: &AttachmentKey, cookie: NetnsCookie, address: Ipv4Addr) {
+        let record = self.world.stored.attachments.iter().find(|r| {
+            r.key == *key && r.state != AttachmentState::Dying && r.addresses.contains(&address)
+        });
+        let record = record.unwrap_or_else(|| panic!("ADD of {key} was answered before its commit"));
+        assert_eq!(record.netns_cookie, cookie, "the record names the sandbox");
+        let held = self.world.stored.addresses.iter().find(|a| a.address == address).expect("a record");
+        assert!(matches!(&held.state, AddressState::Allocated { attachment } if *attachment == record.id()));
+        let asked_last = self.asked.get(key) == Some(&cookie);
+        if asked_last && !self.undecided.contains(key) {
+            self.promises.insert(key.clone(), Promise { cookie, address });
+        }
+    }
+
+    fn sandbox(&mut self, container: u8) -> NetnsCookie {
+        let known = self.sandboxes.get(&container).copied().filter(|c| self.world.kernel.sandbox_lives(*c));
+        if let Some(cookie) = known.filter(|_| self.dice.chance(85)) {
+            return cookie;
+        }
+        self.next_cookie += 1;
+        let cookie = NetnsCookie(self.next_cookie);
+        self.world.kernel.add_sandbox(cookie);
+        self.sandboxes.insert(container, cookie);
+        cookie
+    }
+
+    fn add(&mut self) {
+        let container = self.dice.roll(CONTAINERS) as u8;
+        let cookie = self.sandbox(container);
+        self.next_op += 1;
+        let op = OpId(self.next_op);
+        let key = key(container);
+        self.say(format!("ADD {op:?} {key} {cookie}"));
+        self.plugins.insert(op, Plugin { key: key.clone(), add: Some(cookie) });
+        // An ADD for another sandbox takes what the key was promised, whether it succeeds or not.
+        if self.asked.insert(key.clone(), cookie) != Some(cookie) {
+            self.promises.remove(&key);
+        }
+        self.world.sandboxes.insert(op.0, cookie);
+        let pod = self.dice.chance(50).then(|| ("default".to_owned(), format!("web-{}", container / 2)));
+        let deadline = self.now + Duration::from_secs(10);
+        let ask =
+            AddAsk { key, cookie, netns: "/run/netns/x".into(), mode: Mode::Shared, mtu: None, pod, deadline };
+        self.send(Event::Add { op, ask });
+    }
+
+    fn del(&mut self) {
+        let key = key(self.dice.roll(CONTAINERS) as u8);
+        self.next_op += 1;
+        let op = OpId(self.next_op);
+        self.say(format!("DEL {op:?} {key}"));
+        // Whatever a live attachment was promised, a DEL takes it from now on.
+        self.promises.remove(&key);
+        self.dels.insert(key.clone(), op);
+        self.plugins.insert(op, Plugin { key: key.clone(), add: None });
+        self.send(Event::Del { op, key });
+    }
+
+    fn hang_up(&mut self) {
+        let ops: Vec<OpId> = self.plugins.keys().copied().collect();
+        if !ops.is_empty() {
+            let op = ops[self.dice.roll(ops.len())];
+            self.say(format!("hang-up {op:?}"));
+            // Whether it still happens is nobody's to know: what its key was promised may be replaced.
+            if let Some(plugin) = self.plugins.remove(&op) {
+                self.promises.remove(&plugin.key);
+                self.undecided.insert(plugin.key);
+            }
+            self.send(Event::Hangup { op });
+        }
+    }
+
+    /// The plugin of the last answered ADD died with its reply unread: its promise is nobody's.
+    fn leave_unread(&mut self) {
+        let op = OpId(self.next_op);
+        let key = key(self.dice.roll(CONTAINERS) as u8);
+        if !self.plugins.contains_key(&op) && self.world.sandboxes.contains_key(&op.0) {
+            self.say(format!("unread {op:?} {key}"));
+            let before = self.owner.attachment(&key).map(|r| r.generation);
+            self.send(Event::Unread { op, key: key.clone() });
+            if self.owner.attachment(&key).map(|r| r.generation) != before {
+                self.promises.remove(&key);
+            }
+        }
+    }
+
+    fn wake(&mut self) {
+        let due = self.owner.next_deadline().filter(|_| self.dice.chance(70));
+        let spans = [0, 5, 25, 400, 2_500];
+        let span = Duration::from_millis(spans[self.dice.roll(spans.len())]);
+        self.now = due.unwrap_or(self.now + span).max(self.now);
+        self.say("wake".into());
+        self.send(Event::Wake);
+    }
+
+    /// One effect that may start is carried out: the store's first, or any other.
+    fn carry_out(&mut self) {
+        let ready = |e: &Effect| e.after.iter().all(|id| self.done.contains(id));
+        let first_commit = self.waiting.iter().position(|e| matches!(e.kind, EffectKind::Commit(_)));
+        let may: Vec<usize> = (0..self.waiting.len())
+            .filter(|i| ready(&self.waiting[*i]))
+            .filter(|i| !matches!(self.waiting[*i].kind, EffectKind::Commit(_)) || Some(*i) == first_commit)
+            .collect();
+        if may.is_empty() {
+            return;
+        }
+        let effect = self.waiting.remove(may[self.dice.roll(may.len())]);
+        let fault = match self.dice.roll(100) {
+            0..4 if self.faults => Fault::Refused,
+            4..7 if self.faults => Fault::Lost,
+            _ => Fault::None,
+        };
+        self.say(format!("carry out {:?} {} {fault:?}", effect.id, name(&effect.kind)));
+        let completion = self.world.carry_out(&effect, fault);
+        self.ended.push((effect.id, completion));
+    }
+
+    /// The end of one effect reaches the owner; what waited for a failed one is reported skipped.
+    fn report(&mut self) {
+        if self.ended.is_empty() {
+            return;
+        }
+        let at = self.dice.roll(self.ended.len());
+        let (id, completion) = self.ended.remove(at);
+        self.say(format!("report {id:?}"));
+        let bad = matches!(&completion, Completion::Committed(Err(_)) | Completion::Skipped);
+        if bad {
+            self.failed.insert(id);
+        } else {
+            self.done.insert(id);
+        }
+        self.send(Event::Done { effect: id, completion });
+        let skipped: Vec<EffectId> =
+            self.waiting.iter().filter(|e| e.after.iter().any(|a| self.failed.contains(a))).map(|e| e.id).collect();
+        for id in skipped {
+            self.waiting.retain(|e| e.id != id);
+            self.ended.push((id, Completion::Skipped));
+        }
+    }
+
+    fn kill_sandbox(&mut self) {
+        let container = self.dice.roll(CONTAINERS) as u8;
+        if let Some(cookie) = self.sandboxes.remove(&container) {
+            self.say(format!("sandbox {cookie} dies"));
+            self.world.kernel.kill_sandbox(cookie);
+        }
+    }
+
+    /// kill -9: what was in flight may or may not have been carried out, no completion arrives, memory is gone.
+    fn crash(&mut self) {
+        self.say("crash".into());
+        let flying = std::mem::take(&mut self.waiting);
+        let mut store_open = true;
+        for effect in flying {
+            let commit = matches!(effect.kind, EffectKind::Commit(_));
+            let happens = self.dice.chance(50) && effect.after.iter().all(|id| self.done.contains(id));
+            if commit {
+                store_open &= happens;
+            }
+            if happens && (!commit || store_open) {
+                self.world.carry_out(&effect, Fault::None);
+            }
+        }
+        self.ended.clear();
+        self.done.clear();
+        self.failed.clear();
+        for plugin in std::mem::take(&mut self.plugins).into_values() {
+            self.promises.remove(&plugin.key);
+        }
+        self.undecided.clear();
+        self.world.sandboxes.clear();
+        self.now = self.now + Duration::from_millis(50);
+        let view = self.world.kernel.observe().expect("the fake observes");
+        let (owner, outcome) =
+            Owner::restore(config(), self.world.stored.clone(), &view, &self.world.boot, self.now)
+                .expect("the same boot");
+        self.owner = owner;
+        self.next_op += 1;
+        self.take(outcome);
+    }
+
+    fn check(&mut self) {
+        if self.owner.is_idle() {
+            self.undecided.clear();
+        }
+        let broken = invariant::check(&self.owner);
+        assert!(broken.is_empty(), "{broken:#?}\n{:#?}", self.trace);
+        let mut holders: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
+        for (ifindex, address) in self.world.kernel.sandbox_addresses() {
+            if let Some(other) = holders.insert(address, ifindex) {
+                panic!("{address} is on links {other:x} and {ifindex:x}\n{:#?}", self.trace);
+            }
+        }
+        for (key, promise) in &self.promises {
+            self.check_promise(key, promise);
+        }
+    }
+
+    /// What was answered still holds: the record is there, and the link while its sandbox lives.
+    fn check_promise(&self, key: &AttachmentKey, promise: &Promise) {
+        if self.plugins.values().any(|p| p.key == *key) {
+            return; // a later ADD of the key may be replacing it
+        }
+        let record = self.owner.attachment(key);
+        let lives = self.world.kernel.sandbox_lives(promise.cookie);
+        let Some(record) = record.filter(|r| r.netns_cookie == promise.cookie) else {
+            if !lives {
+                return; // `adding` in the store, its link died with the sandbox: undone at the start
+            }
+            panic!("{key} was answered {promise:?} and is forgotten\n{:#?}", self.trace);
+        };
+        assert!(record.addresses.contains(&promise.address), "{key} lost {}\n{:#?}", promise.address, self.trace);
+        if lives {
+            let link = self.world.kernel.sandbox_addresses().iter().any(|(ifindex, address)| {
+                *ifindex == record.host_ifindex && *address == promise.address
+            });
+            assert!(link, "{key} is alive and has lost its link\n{:#?}", self.trace);
+        }
+    }
+
+    /// Faults stop, every container is deleted: nothing may stay.
+    fn come_to_rest(&mut self) {
+        self.faults = false;
+        for container in 0..CONTAINERS as u8 {
+            let key = key(container);
+            self.next_op += 1;
+            let op = OpId(self.next_op);
+            self.promises.remove(&key);
+            self.plugins.insert(op, Plugin { key: key.clone(), add: None });
+            self.send(Event::Del { op, key });
+        }
+        for _ in 0..20_000 {
+            if self.waiting.is_empty() && self.ended.is_empty() {
+                if self.at_rest() {
+                    return;
+                }
+                self.now = self.owner.next_deadline().unwrap_or(self.now + Duration::from_secs(1)).max(self.now);
+                self.send(Event::Wake);
+            }
+            self.carry_out();
+            self.report();
+            self.check();
+        }
+        panic!("never at rest: {:#?}\n{:#?}", self.world.stored, self.trace);
+    }
+
+    fn at_rest(&mut self) -> bool {
+        let links = self.world.kernel.observe().expect("the fake observes").links;
+        let ours = links.iter().filter(|l| l.ifindex >= FIRST_IFINDEX || l.group == DYING_GROUP).count();
+        let counts = self.owner.counts(self.now);
+        let all_free = counts.free == self.world.pool().len();
+        ours == 0 && all_free && self.world.stored.attachments.is_empty() && self.plugins.is_empty()
+    }
+}
+
+fn name(kind: &EffectKind) -> &'static str {
+    match kind {
+        EffectKind::Commit(_) => "commit",
+        EffectKind::Wire(_) => "wire",
+        EffectKind::Unwire(_) => "unwire",
+        EffectKind::Reap(_) => "reap",
+        EffectKind::ObserveHost => "observe host",
+        EffectKind::ApplyHost(_) => "apply host",
+        EffectKind::ObserveCloud => "observe cloud",
+    }
+}
