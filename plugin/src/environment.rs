@@ -86,6 +86,17 @@ impl fmt::Display for EnvironmentError {
 impl std::error::Error for EnvironmentError {}
 
 impl Verb {
+    /// Its name, for the log.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Verb::About => "about",
+            Verb::Version => "VERSION",
+            Verb::Status => "STATUS",
+            Verb::Add(_) => "ADD",
+            Verb::Del(_) => "DEL",
+        }
+    }
+
     /// Reads the verb and its variables.
     pub(crate) fn read(lookup: Lookup<'_>) -> Result<Verb, EnvironmentError> {
         let verb = text(lookup, "CNI_COMMAND")?;

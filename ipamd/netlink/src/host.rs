@@ -83,11 +83,12 @@ impl Host {
         let route = &mut self.route;
         let links = route.dump(&message::dump_links(), dump::RTM_NEWLINK, |body| dump::link(body).map(Some));
         let links = links.map_err(|error| ("links", error))?;
-        let addresses =
-            route.dump(&message::dump_addresses(), dump::RTM_NEWADDR, |body| dump::host_address(body).map(Some));
+        let addresses = route
+            .dump(&message::dump_addresses(), dump::RTM_NEWADDR, |body| dump::host_address(body).map(Some));
         let addresses = addresses.map_err(|error| ("addresses", error))?;
         // A table that never had a route is not there: strict checking says so.
-        let pods_routes = match route.dump(&message::dump_pods_routes(), dump::RTM_NEWROUTE, dump::pods_route) {
+        let pods_routes = match route.dump(&message::dump_pods_routes(), dump::RTM_NEWROUTE, dump::pods_route)
+        {
             Err(error) if error.errno() == Some(libc::ENOENT) => Vec::new(),
             routes => routes.map_err(|error| ("routes of the pods table", error))?,
         };

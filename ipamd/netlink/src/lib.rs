@@ -8,7 +8,7 @@
 mod apply;
 mod conntrack;
 mod dump;
-
+pub mod fake;
 pub mod host;
 pub mod lock;
 mod message;

@@ -98,7 +98,9 @@ fn explain(socket: &mut Socket, errno: i32) -> Result<Option<LockError>, LockErr
             if owned {
                 return Ok(Some(LockError::Held));
             }
-            other(format!("a table of this name is there without an owner: nft delete table ip {NFT_LOCK_TABLE}"))
+            other(format!(
+                "a table of this name is there without an owner: nft delete table ip {NFT_LOCK_TABLE}"
+            ))
         }
         Err(error) if error.errno() == Some(libc::EPERM) => Ok(Some(LockError::NotPermitted)),
         Err(CallError::Io(error)) => Err(error.into()),

@@ -9,15 +9,17 @@ use ipamd_core::kernel::{
 };
 use ipnet::Ipv4Net;
 use netlink_packet_core::{
-    DefaultNla, NLA_F_NESTED, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
-    NetlinkMessage,
+    DefaultNla, NLA_F_NESTED, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
+    NLM_F_REQUEST, NetlinkMessage,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -121,21 +123,21 @@ fn route(destination: Ipv4Net, table: u32, protocol: u8, scope: RouteScope, kind
 const TABLE_MAIN: u32 = 254;
 const PROTOCOL_BOOT: u8 = 3;
 
-/// The sandbox's on-link route to its next hop.
+/// The sandbox's on-link route to its next hop. Appended: another interface of ours in the same sandbox has the same.
 pub(crate) fn sandbox_gateway_route(spec: &WireSpec) -> Vec<u8> {
     let destination = Ipv4Net::from(SANDBOX_GATEWAY);
     let mut route = route(destination, TABLE_MAIN, PROTOCOL_BOOT, RouteScope::Link, RouteType::Unicast);
     route.attributes.push(RouteAttribute::Oif(spec.ifindex));
-    bytes(RouteNetlinkMessage::NewRoute(route), NLM_F_ACK | NEW)
+    bytes(RouteNetlinkMessage::NewRoute(route), NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND)
 }
 
-/// The sandbox's default route.
+/// The sandbox's default route. Appended: where there is one already, that one stays the first.
 pub(crate) fn sandbox_default_route(spec: &WireSpec) -> Vec<u8> {
     let mut route =
         route(Ipv4Net::default(), TABLE_MAIN, PROTOCOL_BOOT, RouteScope::Universe, RouteType::Unicast);
     route.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(SANDBOX_GATEWAY)));
     route.attributes.push(RouteAttribute::Oif(spec.ifindex));
-    bytes(RouteNetlinkMessage::NewRoute(route), NLM_F_ACK | NEW)
+    bytes(RouteNetlinkMessage::NewRoute(route), NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND)
 }
 
 /// A permanent neighbour.

@@ -106,7 +106,9 @@ impl Netns {
             Err(errno) => return Err(self.error("unmounting it", errno.into())),
         }
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.error("removing its file", error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.error("removing its file", error))
+            }
             _ => Ok(()),
         }
     }
@@ -120,7 +122,8 @@ impl Netns {
 fn share_folder() -> io::Result<()> {
     let folder = Path::new(FOLDER);
     fs::create_dir_all(folder)?;
-    let share = || mount(None::<&str>, folder, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    let share =
+        || mount(None::<&str>, folder, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     match share() {
         // No mount point yet.
         Err(nix::Error::EINVAL) => {

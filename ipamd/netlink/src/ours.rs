@@ -46,9 +46,13 @@ pub(crate) fn describe(step: &HostStep) -> String {
         HostStep::AddRule { priority, table } => format!("add the rule {priority} lookup {table:#x}"),
         HostStep::DeleteRule { priority, table } => format!("delete the rule {priority} lookup {table:#x}"),
         HostStep::AddRoute(route) => format!("lay the route {} metric {}", route.destination, route.metric),
-        HostStep::DeleteRoute(route) => format!("delete the route {} metric {}", route.destination, route.metric),
+        HostStep::DeleteRoute(route) => {
+            format!("delete the route {} metric {}", route.destination, route.metric)
+        }
         HostStep::SetLink { ifindex, group, .. } => format!("set link {ifindex} (group {group:#x})"),
-        HostStep::SetNeighbour(view) => format!("lay the neighbour {} of link {}", view.address, view.ifindex),
+        HostStep::SetNeighbour(view) => {
+            format!("lay the neighbour {} of link {}", view.address, view.ifindex)
+        }
         HostStep::ReplaceNft { .. } => "replace our nft table".to_owned(),
     }
 }

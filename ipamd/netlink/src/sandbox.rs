@@ -41,7 +41,9 @@ impl SandboxSocket {
         match fdpass::is_route_socket(fd.as_fd()) {
             Ok(true) => {}
             Ok(false) => return Err(SandboxSocketError::OtherKind),
-            Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => return Err(SandboxSocketError::OtherKind),
+            Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => {
+                return Err(SandboxSocketError::OtherKind);
+            }
             Err(error) => return Err(SandboxSocketError::Unreadable(error)),
         }
         let cookie = cookie(fd.as_fd())?;
@@ -76,6 +78,7 @@ pub(crate) fn cookie(socket: BorrowedFd<'_>) -> Result<NetnsCookie, SandboxSocke
 
 /// The cookie of the calling thread's network namespace.
 pub fn own_cookie() -> Result<NetnsCookie, SandboxSocketError> {
-    let made = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute);
+    let made =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute);
     cookie(made.map_err(|errno| SandboxSocketError::Unreadable(errno.into()))?.as_fd())
 }

@@ -7,7 +7,9 @@
 use crate::stats::{Counters, Family};
 use crate::sys;
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -102,11 +104,19 @@ impl Socket {
     }
 
     /// The same on a sandbox's socket, which lives in the sandbox's network namespace.
-    pub(crate) fn batch_in(&mut self, sandbox: BorrowedFd<'_>, messages: Vec<Vec<u8>>) -> io::Result<Vec<Refusal>> {
+    pub(crate) fn batch_in(
+        &mut self,
+        sandbox: BorrowedFd<'_>,
+        messages: Vec<Vec<u8>>,
+    ) -> io::Result<Vec<Refusal>> {
         self.batch_on(Some(sandbox), messages)
     }
 
-    fn batch_on(&mut self, other: Option<BorrowedFd<'_>>, mut messages: Vec<Vec<u8>>) -> io::Result<Vec<Refusal>> {
+    fn batch_on(
+        &mut self,
+        other: Option<BorrowedFd<'_>>,
+        mut messages: Vec<Vec<u8>>,
+    ) -> io::Result<Vec<Refusal>> {
         let mut refusals = Vec::new();
         for (chunk, part) in messages.chunks_mut(BATCH_MAX).enumerate() {
             let first = self.take(part.len());
@@ -333,7 +343,8 @@ fn read_until(
             Err(Errno::EINTR) => continue,
             length => length?,
         };
-        let whole = buffer.get(..length).ok_or_else(|| io::Error::other("a message is larger than 64 KiB"))?;
+        let whole =
+            buffer.get(..length).ok_or_else(|| io::Error::other("a message is larger than 64 KiB"))?;
         for (header, body) in messages(whole) {
             done |= enough(header, body);
         }
@@ -396,9 +407,10 @@ fn refusal(header: Header, body: &[u8], index: usize) -> Option<Refusal> {
         4 + length.next_multiple_of(4)
     };
     let told = header.flags & NLM_F_ACK_TLVS != 0;
-    let text = body.get(at..).filter(|_| told).and_then(|rest| {
-        attributes(rest).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG).map(|(_, text)| text)
-    });
+    let text = body
+        .get(at..)
+        .filter(|_| told)
+        .and_then(|rest| attributes(rest).find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG).map(|(_, text)| text));
     let text = text.map(|t| String::from_utf8_lossy(t).trim_end_matches('\0').to_owned()).unwrap_or_default();
     Some(Refusal { index, errno, text })
 }

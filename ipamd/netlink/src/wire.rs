@@ -5,15 +5,15 @@
 //! rest of it would rewrite somebody else's link. Then one send in the sandbox, one on the host; alias and /32 come
 //! last, and so prove a link whole. Undoes nothing: the owner decides that.
 
+use crate::dump;
 use crate::host::Host;
 use crate::message;
 use crate::ours;
 use crate::sandbox::SandboxSocket;
 use crate::socket::{self, CallError, Refusal, errno_name};
-use crate::dump;
 use ipamd_core::kernel::{
-    DYING_GROUP, HostStepError, LinkView, NeighbourView, POD_INET, RouteView, UnwireSpec, WireError, WireSpec,
-    WireStep,
+    DYING_GROUP, HostStepError, LinkView, NeighbourView, POD_INET, RouteView, UnwireSpec, WireError,
+    WireSpec, WireStep,
 };
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -90,12 +90,18 @@ fn create(
     }
     match who_is_in_the_way(host, spec, sandbox) {
         Ok(error) => Err(error),
-        Err(error) => Err(call_failed(WireStep::Create, "asking which name or index is taken", &error, false)),
+        Err(error) => {
+            Err(call_failed(WireStep::Create, "asking which name or index is taken", &error, false))
+        }
     }
 }
 
 /// EEXIST and EBUSY are said for names and indexes on either side alike. Nothing was made.
-fn who_is_in_the_way(host: &mut Host, spec: &WireSpec, sandbox: BorrowedFd<'_>) -> Result<WireError, CallError> {
+fn who_is_in_the_way(
+    host: &mut Host,
+    spec: &WireSpec,
+    sandbox: BorrowedFd<'_>,
+) -> Result<WireError, CallError> {
     let name = spec.sandbox_name.as_str();
     let inside = host.route.get_in(sandbox, message::get_link_by_name(name), dump::RTM_NEWLINK);
     if link(inside)?.is_some() {
@@ -104,9 +110,19 @@ fn who_is_in_the_way(host: &mut Host, spec: &WireSpec, sandbox: BorrowedFd<'_>) 
     let name = spec.host_name.as_str();
     let outside = host.route.get(message::get_link_by_name(name), dump::RTM_NEWLINK);
     if let Some(link) = link(outside)? {
-        return Ok(WireError::HostNameTaken { name: name.to_owned(), ifindex: link.ifindex, group: link.group });
+        return Ok(WireError::HostNameTaken {
+            name: name.to_owned(),
+            ifindex: link.ifindex,
+            group: link.group,
+        });
     }
     Ok(WireError::IfindexTaken { ifindex: spec.ifindex })
+}
+
+/// Whether the pair has IPv6, to be told to make no link-local address: not below its least MTU.
+fn inet6(host: &Host, spec: &WireSpec) -> bool {
+    const IPV6_MIN_MTU: u32 = 1280;
+    host.inet6 && spec.mtu >= IPV6_MIN_MTU
 }
 
 fn wire_sandbox(host: &mut Host, spec: &WireSpec, sandbox: &SandboxSocket) -> Result<(), WireError> {
@@ -119,7 +135,7 @@ fn wire_sandbox(host: &mut Host, spec: &WireSpec, sandbox: &SandboxSocket) -> Re
         "laying the sandbox's neighbour",
     ];
     let batch = vec![
-        message::raise_sandbox_end(spec, host.inet6),
+        message::raise_sandbox_end(spec, inet6(host, spec)),
         message::sandbox_address(spec),
         message::sandbox_gateway_route(spec),
         message::sandbox_default_route(spec),
@@ -142,11 +158,15 @@ fn wire_host(host: &mut Host, spec: &WireSpec) -> Result<(), WireError> {
         "laying the host's neighbour",
         "laying the pod's route",
     ];
-    let neighbour =
-        NeighbourView { ifindex: spec.ifindex, address: spec.address, mac: spec.sandbox_mac, permanent: true };
+    let neighbour = NeighbourView {
+        ifindex: spec.ifindex,
+        address: spec.address,
+        mac: spec.sandbox_mac,
+        permanent: true,
+    };
     let route = message::pod_route(spec.address, spec.ifindex, spec.prefsrc);
     let batch = vec![
-        message::set_host_end(spec, POD_INET, host.inet6),
+        message::set_host_end(spec, POD_INET, inet6(host, spec)),
         message::raise_host_end(spec),
         message::neighbour(&neighbour),
         message::put_route(&route),

@@ -4,8 +4,8 @@
 use eni_proto::fdpass;
 use eni_proto::ids::{MacAddr, NetnsCookie};
 use ipamd_core::kernel::{
-    Alias, DYING_GROUP, HostKernel, HostStep, PODS_RULE_PRIORITY, PODS_TABLE, POD_GROUP, POD_INET, PROTOCOL, ReapLink,
-    RouteAction, UnwireSpec, WireError, WireSpec,
+    Alias, DYING_GROUP, HostKernel, HostStep, POD_GROUP, POD_INET, PODS_RULE_PRIORITY, PODS_TABLE, PROTOCOL,
+    ReapLink, RouteAction, UnwireSpec, WireError, WireSpec,
 };
 use ipamd_netlink::host::Host;
 use ipamd_netlink::lock::{LockError, NetfilterLock};
@@ -125,8 +125,14 @@ fn netns_a_sandbox_is_wired_whole_and_talks() {
     bench.wire(&spec, &pod).unwrap();
     let view = bench.host.observe().unwrap();
     let link = view.links.iter().find(|l| l.ifindex == spec.ifindex).expect("the host link");
-    assert_eq!((link.name.as_str(), link.group, link.mtu, link.up), (spec.host_name.as_str(), spec.group, 1500, true));
-    assert_eq!((link.alias.as_str(), link.mac, link.inet), (spec.alias.as_str(), Some(spec.host_mac), POD_INET));
+    assert_eq!(
+        (link.name.as_str(), link.group, link.mtu, link.up),
+        (spec.host_name.as_str(), spec.group, 1500, true)
+    );
+    assert_eq!(
+        (link.alias.as_str(), link.mac, link.inet),
+        (spec.alias.as_str(), Some(spec.host_mac), POD_INET)
+    );
     let route = view.pods_routes.iter().find(|r| r.destination.addr() == spec.address).expect("the route");
     assert_eq!((route.metric, route.prefsrc, route.protocol), (0, spec.prefsrc, PROTOCOL));
     assert_eq!(route.action, RouteAction::Device { ifindex: spec.ifindex });
@@ -163,7 +169,10 @@ fn netns_what_is_taken_is_told_apart_and_left_alone() {
     assert_eq!(bench.netns.sh("ip -d link show foreign"), before);
     assert_eq!(other.sh("ip -d link show foreign"), inside);
     let view = bench.host.observe().unwrap();
-    assert!(view.links.iter().all(|l| l.alias.is_empty()) && view.pods_routes.is_empty(), "nothing half-made");
+    assert!(
+        view.links.iter().all(|l| l.alias.is_empty()) && view.pods_routes.is_empty(),
+        "nothing half-made"
+    );
 }
 
 #[test]
@@ -256,7 +265,10 @@ fn netns_a_host_socket_and_other_descriptors_are_no_sandbox() {
     let refused = SandboxSocket::check(own, bench.host.cookie()).unwrap_err();
     assert!(matches!(refused, SandboxSocketError::OfTheHost));
     let file: OwnedFd = File::open("/dev/null").unwrap().into();
-    assert!(matches!(SandboxSocket::check(file, bench.host.cookie()).unwrap_err(), SandboxSocketError::OtherKind));
+    assert!(matches!(
+        SandboxSocket::check(file, bench.host.cookie()).unwrap_err(),
+        SandboxSocketError::OtherKind
+    ));
 }
 
 #[test]
@@ -265,7 +277,10 @@ fn netns_the_lock_is_held_once_per_namespace_and_freed_with_its_holder() {
     let lock = one.inside(|| NetfilterLock::acquire().expect("free"));
     assert!(matches!(one.inside(|| NetfilterLock::acquire().err()), Some(LockError::Held)));
     one.sh("nft flush ruleset");
-    assert!(matches!(one.inside(|| NetfilterLock::acquire().err()), Some(LockError::Held)), "survives a flush");
+    assert!(
+        matches!(one.inside(|| NetfilterLock::acquire().err()), Some(LockError::Held)),
+        "survives a flush"
+    );
     two.inside(|| NetfilterLock::acquire().expect("another namespace"));
     drop(lock);
     // The kernel takes the table away when the socket is released, which may be a moment later.

@@ -35,7 +35,7 @@ impl Space {
     }
 
     pub fn try_sh(&self, line: &str) -> Output {
-        self.0.run(|| Command::new("sh").args(["-c", line]).output().unwrap()).unwrap()
+        self.0.run(|| Command::new("sh").args(["-ec", line]).output().unwrap()).unwrap()
     }
 
     /// `ip -j …` inside.

@@ -3,9 +3,13 @@
 //! Each test makes namespaces with names that nobody else has and removes them, also when it fails. Without root they
 //! fail.
 
+// The modules are one program, and all of it is a test.
+#![allow(unreachable_pub, clippy::unwrap_used)]
+
 mod bench;
-mod confined;
-mod host;
-mod lock;
-mod reap;
-mod wire;
+mod netns_confined;
+mod netns_differential;
+mod netns_host;
+mod netns_lock;
+mod netns_reap;
+mod netns_wire;

