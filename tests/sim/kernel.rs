@@ -21,7 +21,7 @@ struct Pair {
 
 /// The kernel.
 #[derive(Debug, Clone, Default)]
-pub struct FakeKernel {
+pub(crate) struct FakeKernel {
     host: Vec<LinkView>,
     addresses: Vec<HostAddressView>,
     pairs: BTreeMap<u32, Pair>,
@@ -34,12 +34,12 @@ pub struct FakeKernel {
 
 impl FakeKernel {
     /// A host with its loopback rules alone.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         FakeKernel::default()
     }
 
     /// A hardware link; its index.
-    pub fn add_host_link(&mut self, name: &str, mac: MacAddr) -> u32 {
+    pub(crate) fn add_host_link(&mut self, name: &str, mac: MacAddr) -> u32 {
         let ifindex = 2 + u32::try_from(self.host.len()).expect("few links");
         self.host.push(LinkView {
             ifindex,
@@ -56,17 +56,17 @@ impl FakeKernel {
     }
 
     /// An address on a host link.
-    pub fn add_host_address(&mut self, ifindex: u32, address: Ipv4Net) {
+    pub(crate) fn add_host_address(&mut self, ifindex: u32, address: Ipv4Net) {
         self.addresses.push(HostAddressView { ifindex, address });
     }
 
     /// A sandbox is born.
-    pub fn add_sandbox(&mut self, cookie: NetnsCookie) {
+    pub(crate) fn add_sandbox(&mut self, cookie: NetnsCookie) {
         self.sandboxes.insert(cookie);
     }
 
     /// A sandbox dies: its links, their peers and routes die with it.
-    pub fn kill_sandbox(&mut self, cookie: NetnsCookie) {
+    pub(crate) fn kill_sandbox(&mut self, cookie: NetnsCookie) {
         self.sandboxes.remove(&cookie);
         let dead: Vec<u32> = self.pairs.iter().filter(|(_, p)| p.sandbox == cookie).map(|(i, _)| *i).collect();
         for ifindex in dead {
@@ -75,12 +75,12 @@ impl FakeKernel {
     }
 
     /// Whether a sandbox lives.
-    pub fn sandbox_lives(&self, cookie: NetnsCookie) -> bool {
+    pub(crate) fn sandbox_lives(&self, cookie: NetnsCookie) -> bool {
         self.sandboxes.contains(&cookie)
     }
 
     /// The addresses inside sandboxes, by host link.
-    pub fn sandbox_addresses(&self) -> Vec<(u32, Ipv4Addr)> {
+    pub(crate) fn sandbox_addresses(&self) -> Vec<(u32, Ipv4Addr)> {
         self.pairs.iter().map(|(ifindex, pair)| (*ifindex, pair.address)).collect()
     }
 

@@ -48,7 +48,7 @@ struct Promise {
 }
 
 /// One random history.
-pub struct History {
+pub(crate) struct History {
     dice: Dice,
     world: World,
     owner: Owner,
@@ -91,7 +91,7 @@ fn key(container: u8) -> AttachmentKey {
 
 impl History {
     /// A history of this seed: a node that starts for the first time.
-    pub fn new(seed: u64) -> History {
+    pub(crate) fn new(seed: u64) -> History {
         let mut world = World::new(4);
         let now = Timestamp::from_millis(1_000);
         let view = world.kernel.observe().expect("the fake observes");
@@ -114,7 +114,7 @@ impl History {
             undecided: BTreeSet::new(),
             sandboxes: BTreeMap::new(),
             next_cookie: 100,
-            faults: seed % 4 != 0,
+            faults: !seed.is_multiple_of(4),
             trace: Vec::new(),
         };
         history.take(outcome);
@@ -122,19 +122,19 @@ impl History {
     }
 
     /// With a kernel that reports links as gone that are there.
-    pub fn with_lying_reaper(mut self) -> History {
+    pub(crate) fn with_lying_reaper(mut self) -> History {
         self.world.lying_reaper = true;
         self
     }
 
     /// The steps of a history, in words.
-    pub fn trace(mut self) -> Vec<String> {
+    pub(crate) fn trace(mut self) -> Vec<String> {
         self.run_steps();
         self.trace
     }
 
     /// Runs the history and its quiet end; how many steps it took.
-    pub fn run(mut self) -> u64 {
+    pub(crate) fn run(mut self) -> u64 {
         self.run_steps();
         self.come_to_rest();
         self.trace.len() as u64
@@ -167,7 +167,7 @@ impl History {
         self.take(outcome);
     }
 
-    fn say(&mut self, what: String) {
+    fn say(&mut self, what: &str) {
         self.trace.push(format!("{} {what}", self.now.as_millis()));
     }
 
@@ -180,7 +180,7 @@ impl History {
 
     fn answered(&mut self, op: OpId, answer: Option<reply::Outcome>) {
         let Some(plugin) = self.plugins.remove(&op) else { return };
-        self.say(format!("answer {op:?} {} {}", plugin.key, answer.is_some()));
+        self.say(&format!("answer {op:?} {} {}", plugin.key, answer.is_some()));
         match (plugin.add, answer) {
             (Some(cookie), Some(reply::Outcome::Added(result))) if self.dels.get(&plugin.key) < Some(&op) => {
                 let text = result.ips[0].address.trim_end_matches("/32");
@@ -230,7 +230,7 @@ impl History {
         self.next_op += 1;
         let op = OpId(self.next_op);
         let key = key(container);
-        self.say(format!("ADD {op:?} {key} {cookie}"));
+        self.say(&format!("ADD {op:?} {key} {cookie}"));
         self.plugins.insert(op, Plugin { key: key.clone(), add: Some(cookie) });
         // An ADD for another sandbox takes what the key was promised, whether it succeeds or not.
         if self.asked.insert(key.clone(), cookie) != Some(cookie) {
@@ -248,7 +248,7 @@ impl History {
         let key = key(self.dice.roll(CONTAINERS) as u8);
         self.next_op += 1;
         let op = OpId(self.next_op);
-        self.say(format!("DEL {op:?} {key}"));
+        self.say(&format!("DEL {op:?} {key}"));
         // Whatever a live attachment was promised, a DEL takes it from now on.
         self.promises.remove(&key);
         self.dels.insert(key.clone(), op);
@@ -260,7 +260,7 @@ impl History {
         let ops: Vec<OpId> = self.plugins.keys().copied().collect();
         if !ops.is_empty() {
             let op = ops[self.dice.roll(ops.len())];
-            self.say(format!("hang-up {op:?}"));
+            self.say(&format!("hang-up {op:?}"));
             // Whether it still happens is nobody's to know: what its key was promised may be replaced.
             if let Some(plugin) = self.plugins.remove(&op) {
                 self.promises.remove(&plugin.key);
@@ -275,7 +275,7 @@ impl History {
         let op = OpId(self.next_op);
         let key = key(self.dice.roll(CONTAINERS) as u8);
         if !self.plugins.contains_key(&op) && self.world.sandboxes.contains_key(&op.0) {
-            self.say(format!("unread {op:?} {key}"));
+            self.say(&format!("unread {op:?} {key}"));
             let before = self.owner.attachment(&key).map(|r| r.generation);
             self.send(Event::Unread { op, key: key.clone() });
             if self.owner.attachment(&key).map(|r| r.generation) != before {
@@ -289,7 +289,7 @@ impl History {
         let spans = [0, 5, 25, 400, 2_500];
         let span = Duration::from_millis(spans[self.dice.roll(spans.len())]);
         self.now = due.unwrap_or(self.now + span).max(self.now);
-        self.say("wake".into());
+        self.say("wake");
         self.send(Event::Wake);
     }
 
@@ -310,7 +310,7 @@ impl History {
             4..7 if self.faults => Fault::Lost,
             _ => Fault::None,
         };
-        self.say(format!("carry out {:?} {} {fault:?}", effect.id, name(&effect.kind)));
+        self.say(&format!("carry out {:?} {} {fault:?}", effect.id, name(&effect.kind)));
         let completion = self.world.carry_out(&effect, fault);
         self.ended.push((effect.id, completion));
     }
@@ -322,7 +322,7 @@ impl History {
         }
         let at = self.dice.roll(self.ended.len());
         let (id, completion) = self.ended.remove(at);
-        self.say(format!("report {id:?}"));
+        self.say(&format!("report {id:?}"));
         let bad = matches!(&completion, Completion::Committed(Err(_)) | Completion::Skipped);
         if bad {
             self.failed.insert(id);
@@ -341,14 +341,14 @@ impl History {
     fn kill_sandbox(&mut self) {
         let container = self.dice.roll(CONTAINERS) as u8;
         if let Some(cookie) = self.sandboxes.remove(&container) {
-            self.say(format!("sandbox {cookie} dies"));
+            self.say(&format!("sandbox {cookie} dies"));
             self.world.kernel.kill_sandbox(cookie);
         }
     }
 
     /// kill -9: what was in flight may or may not have been carried out, no completion arrives, memory is gone.
     fn crash(&mut self) {
-        self.say("crash".into());
+        self.say("crash");
         let flying = std::mem::take(&mut self.waiting);
         let mut store_open = true;
         for effect in flying {

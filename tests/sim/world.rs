@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 
 /// How an effect goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Not at all.
     None,
     /// It is refused and nothing happens.
@@ -25,29 +25,29 @@ pub enum Fault {
 }
 
 /// Everything outside the owner.
-pub struct World {
+pub(crate) struct World {
     /// What is durable.
-    pub stored: Stored,
+    pub(crate) stored: Stored,
     /// The kernel.
-    pub kernel: FakeKernel,
+    pub(crate) kernel: FakeKernel,
     /// How many addresses the primary ENI has beside its own.
-    pub addresses: u8,
+    pub(crate) addresses: u8,
     /// This boot.
-    pub boot: BootId,
+    pub(crate) boot: BootId,
     /// Reports links as gone without deleting them.
-    pub lying_reaper: bool,
+    pub(crate) lying_reaper: bool,
     /// Which sandbox each operation of the running daemon named.
-    pub sandboxes: BTreeMap<u64, NetnsCookie>,
+    pub(crate) sandboxes: BTreeMap<u64, NetnsCookie>,
 }
 
 /// The MAC of the primary ENI.
-pub const PRIMARY_MAC: MacAddr = MacAddr([2, 0xee, 0, 0, 0, 1]);
+pub(crate) const PRIMARY_MAC: MacAddr = MacAddr([2, 0xee, 0, 0, 0, 1]);
 /// The node's own address.
-pub const PRIMARY: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 10);
+pub(crate) const PRIMARY: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 10);
 
 impl World {
     /// A node that has just booted.
-    pub fn new(addresses: u8) -> World {
+    pub(crate) fn new(addresses: u8) -> World {
         let mut kernel = FakeKernel::new();
         let ifindex = kernel.add_host_link("ens5", PRIMARY_MAC);
         kernel.add_host_address(ifindex, "10.0.1.10/24".parse().expect("a CIDR"));
@@ -62,7 +62,7 @@ impl World {
     }
 
     /// The addresses of the pool.
-    pub fn pool(&self) -> Vec<Ipv4Addr> {
+    pub(crate) fn pool(&self) -> Vec<Ipv4Addr> {
         (0..self.addresses).map(|n| Ipv4Addr::new(10, 0, 1, 20 + n)).collect()
     }
 
@@ -93,7 +93,7 @@ impl World {
     }
 
     /// Carries one effect out.
-    pub fn carry_out(&mut self, effect: &Effect, fault: Fault) -> Completion {
+    pub(crate) fn carry_out(&mut self, effect: &Effect, fault: Fault) -> Completion {
         let refuse = fault == Fault::Refused;
         match &effect.kind {
             EffectKind::Commit(batch) => {

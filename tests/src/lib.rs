@@ -1,1 +1,13 @@
-//! (being written)
+//! What the tiers and the demo stand on: a whole node made of the real programs, sandboxes, calls as libcni makes them,
+//! and traffic inside namespaces.
+//!
+//! Owns the life of everything it starts: namespaces, mounts and processes go when their value is dropped, also when a
+//! test fails. Names carry the process id, so that several copies run side by side. Does not assert anything about
+//! the system: the tests do.
+
+pub mod cni;
+pub mod node;
+pub mod programs;
+pub mod sandbox;
+pub mod traffic;
+pub mod wait;

@@ -3,11 +3,11 @@
 //! Owns one message per step, in sends of many, and the answers that are fine: what is there already when it is
 //! added, what is gone already when it is deleted. Does not decide which steps.
 
+use crate::answer::Refusal;
 use crate::host::Host;
 use crate::message;
 use crate::nft;
 use crate::ours;
-use crate::socket::Refusal;
 use ipamd_core::kernel::{HostStep, HostStepError, RouteView};
 
 /// Takes the steps in order and goes on after a failure; all failures.

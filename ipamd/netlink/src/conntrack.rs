@@ -3,8 +3,9 @@
 //! Owns one look at the table for a batch of addresses and a delete per entry that has one of them as its source or
 //! as the source of its answers. So that an old flow never reaches an address's next holder. Does not know links.
 
+use crate::answer::attributes;
 use crate::nfnl;
-use crate::socket::{BATCH_MAX, CallError, Socket, attributes};
+use crate::socket::{BATCH_MAX, CallError, Socket};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

@@ -3,7 +3,7 @@
 //! Owns the parsing, by attribute, so that an attribute of a newer kernel never spoils a dump. A message that lacks
 //! what every one of its kind has is an error: a part is never taken for the whole.
 
-use crate::socket::attributes;
+use crate::answer::attributes;
 use eni_proto::ids::MacAddr;
 use ipamd_core::kernel::{
     HostAddressView, InetSettings, LinkView, NeighbourView, PODS_TABLE, RouteAction, RouteView, RuleView,

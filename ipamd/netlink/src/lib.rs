@@ -5,6 +5,7 @@
 //! namespace or writes under /proc. [`netns`] needs CAP_SYS_ADMIN and is for the embedded VPC and for tests. Does not
 //! decide anything: the owner and the planners do.
 
+mod answer;
 mod apply;
 mod conntrack;
 mod dump;

@@ -4,9 +4,10 @@
 //! user can keep us out; survives others' `flush ruleset`; the kernel frees it when the socket closes, however its
 //! process ends. Kernels before 5.12 lack the flag, and the caller relies on its lock file alone. Does not wait.
 
+use crate::answer::attributes;
 use crate::nfnl;
 use crate::nft;
-use crate::socket::{CallError, Socket, attributes};
+use crate::socket::{CallError, Socket};
 use crate::stats::{Counters, Family};
 use ipamd_core::kernel::NFT_LOCK_TABLE;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL};
@@ -89,7 +90,7 @@ fn explain(socket: &mut Socket, errno: i32) -> Result<Option<LockError>, LockErr
     }
     let other = |text: String| Ok(Some(LockError::Refused { text }));
     if !matches!(errno, libc::EPERM | libc::EEXIST | libc::EBUSY) {
-        return other(crate::socket::errno_name(errno));
+        return other(crate::answer::errno_name(errno));
     }
     match nft::table(socket, NFT_LOCK_TABLE) {
         Ok(None) => Ok(None),

@@ -3,9 +3,10 @@
 //! Owns running `nft -f -` within a bound, and the memory of what was laid. The memory holds while the table has the
 //! kernel's handle that it had then: a table that others removed and made anew has another. Does not write the text.
 
+use crate::answer::attributes;
 use crate::host::Host;
 use crate::nfnl;
-use crate::socket::{CallError, Socket, attributes};
+use crate::socket::{CallError, Socket};
 use eni_proto::client::boottime;
 use ipamd_core::kernel::NFT_TABLE;
 use netlink_packet_core::NLM_F_ACK;

@@ -16,6 +16,12 @@ fn of_a_pod(link: &LinkView) -> bool {
     link.group == DYING_GROUP || (POD_GROUP..POD_GROUP + GROUPS).contains(&link.group)
 }
 
+/// `eni` and 11 hex digits, as the owner names every host end.
+fn has_our_name(name: &str) -> bool {
+    let digits = name.strip_prefix("eni").unwrap_or_default();
+    digits.len() == 11 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Whether a link that is in a new sandbox's way may be deleted.
 pub(crate) fn may_make_way(link: &LinkView) -> Result<(), String> {
     if of_an_eni(link) || link.kind != "veth" {
@@ -33,7 +39,7 @@ pub(crate) fn may_reap(link: &LinkView, alias: &str) -> Result<(), String> {
     if of_an_eni(link) || link.kind != "veth" {
         return Err(format!("{} is no host end of a pod", link.name));
     }
-    let unfinished = link.alias.is_empty() && of_a_pod(link);
+    let unfinished = link.alias.is_empty() && of_a_pod(link) && has_our_name(&link.name);
     if (!alias.is_empty() && link.alias.starts_with(alias)) || unfinished {
         return Ok(());
     }
@@ -65,7 +71,7 @@ mod tests {
     fn link(group: u32, alias: &str, kind: &str) -> LinkView {
         LinkView {
             ifindex: 7,
-            name: "eni0".into(),
+            name: "eni0d7763386da".into(),
             mac: None,
             group,
             alias: alias.into(),
@@ -85,6 +91,8 @@ mod tests {
         assert!(may_reap(&link(DYING_GROUP, "eni1 1f c eth0 2 n", "veth"), alias).is_err());
         assert!(may_reap(&link(DYING_GROUP, "uplink", "veth"), "").is_err());
         assert!(may_reap(&link(0, "", "veth"), alias).is_err());
+        let foreign = LinkView { name: "veth0".into(), ..link(DYING_GROUP, "", "veth") };
+        assert!(may_reap(&foreign, alias).is_err(), "no alias, and not a name of ours");
         assert!(may_reap(&link(ENI_GROUP + 1, alias, "veth"), alias).is_err());
         assert!(may_reap(&link(DYING_GROUP, alias, ""), alias).is_err());
     }

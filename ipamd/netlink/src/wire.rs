@@ -5,12 +5,13 @@
 //! rest of it would rewrite somebody else's link. Then one send in the sandbox, one on the host; alias and /32 come
 //! last, and so prove a link whole. Undoes nothing: the owner decides that.
 
+use crate::answer::{Refusal, errno_name};
 use crate::dump;
 use crate::host::Host;
 use crate::message;
 use crate::ours;
 use crate::sandbox::SandboxSocket;
-use crate::socket::{self, CallError, Refusal, errno_name};
+use crate::socket::{self, CallError};
 use ipamd_core::kernel::{
     DYING_GROUP, HostStepError, LinkView, NeighbourView, POD_INET, RouteView, UnwireSpec, WireError,
     WireSpec, WireStep,

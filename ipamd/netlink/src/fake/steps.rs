@@ -1,8 +1,8 @@
 //! What the fake does for one step on the host's own network.
 
 use super::FakeKernel;
+use crate::answer::errno_name;
 use crate::ours;
-use crate::socket::errno_name;
 use ipamd_core::kernel::{
     HostStep, HostStepError, NeighbourView, PROTOCOL, RouteAction, RouteView, RuleView,
 };

@@ -1,8 +1,8 @@
 //! What the fake does for a wire, message by message, so that it can end half-made.
 
 use super::{FakeKernel, HostLink, SandboxLink, plain};
+use crate::answer::errno_name;
 use crate::ours;
-use crate::socket::errno_name;
 use eni_proto::ids::NetnsCookie;
 use ipamd_core::kernel::{
     LinkView, NeighbourView, POD_INET, PROTOCOL, RouteAction, RouteView, WireError, WireSpec, WireStep,

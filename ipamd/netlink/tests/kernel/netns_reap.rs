@@ -92,6 +92,16 @@ fn a_link_with_another_alias_is_not_deleted_by_its_index() {
 }
 
 #[test]
+fn a_link_without_alias_and_our_name_is_not_deleted() {
+    let node = Node::new();
+    let add = format!("ip link add foreign index {} type veth peer name p", spec(1).ifindex);
+    node.space.sh(&format!("{add}; ip link set foreign group {DYING_GROUP}"));
+    let reaped = node.with_host(|host| host.reap(&[of(&spec(1))]));
+    assert_eq!((reaped.gone.len(), reaped.kept.len()), (0, 1));
+    node.space.sh("ip link show foreign");
+}
+
+#[test]
 fn an_unfinished_pair_without_an_alias_is_reaped() {
     let (node, sandbox) = (Node::new(), Space::new());
     let socket = sandbox.socket(node.cookie);

@@ -1,0 +1,142 @@
+//! Input that is refused: the right code, one clear message that names what is wrong, nothing changed.
+
+use crate::node;
+use eni_tests::cni::{Answer, Call};
+use eni_tests::node::Node;
+use eni_tests::programs::plugin;
+use eni_tests::sandbox::Sandbox;
+use serde_json::json;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+fn refused(answer: &Answer, code: u64, words: &[&str]) {
+    assert_eq!(answer.error(), code, "{}", answer.stdout);
+    for word in words {
+        assert!(answer.stdout.contains(word), "{word:?} is not named: {}", answer.stdout);
+    }
+}
+
+fn unchanged(node: &Node) {
+    // A refused ADD that had been begun is undone; the reaper takes its record a moment later.
+    eni_tests::wait::until("no attachment is left", || node.ask("attachments") == json!([]));
+    assert_eq!(node.ask("status")["pool"]["allocated"], 0);
+}
+
+#[test]
+fn cni_bad_environment_and_configuration_are_named() {
+    let node = node(2);
+    let sandbox = Sandbox::new();
+    let add = || Call::new(&node, "ADD").of("c1", &sandbox.path());
+    let missing = add().env("CNI_CONTAINERID", "").env("CNI_IFNAME", "").env("CNI_PATH", "").run();
+    refused(&missing, 4, &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"]);
+    for (name, value) in [
+        ("CNI_CONTAINERID", "-c"),
+        ("CNI_CONTAINERID", "a b"),
+        ("CNI_IFNAME", "0123456789abcdef"),
+        ("CNI_IFNAME", "a/b"),
+        ("CNI_IFNAME", ".."),
+        ("CNI_ARGS", "A=1;B"),
+        ("CNI_ARGS", "A=1=2"),
+    ] {
+        refused(&add().env(name, value).run(), 4, &[name]);
+    }
+    for verb in ["CHECK", "GC", "FLY"] {
+        refused(&add().env("CNI_COMMAND", verb).run(), 4, &[verb, "ADD, DEL, STATUS, VERSION"]);
+    }
+    for version in ["0.2.0", "2.0.0", "1.0"] {
+        refused(&add().conf("cniVersion", json!(version)).run(), 1, &[version, "0.3.1, 0.4.0, 1.0.0, 1.1.0"]);
+    }
+    refused(&add().stdin(b"{\"cniVersion\":").run(), 6, &["JSON"]);
+    refused(&add().stdin(b"[]").run(), 7, &["object"]);
+    refused(&add().conf("name", json!("a b")).run(), 7, &["name"]);
+    refused(&add().conf("mtu", json!(5)).run(), 7, &["mtu", "576"]);
+    refused(&add().conf("deadline_ms", json!("1")).run(), 7, &["deadline_ms"]);
+    refused(&add().conf("mode", json!("exclusive")).run(), 2, &["mode", "exclusive", "shared"]);
+    let long = "n".repeat(180);
+    refused(&add().conf("name", json!(long)).run(), 4, &["180"]);
+    unchanged(&node);
+}
+
+#[test]
+fn cni_bad_sandboxes_are_refused_before_anything_is_done() {
+    let node = node(2);
+    let own = format!("/run/netns/{}", node.netns("node"));
+    for verb in ["ADD", "DEL"] {
+        refused(&Call::new(&node, verb).of("c1", &own).run(), 8, &["itself runs in"]);
+    }
+    refused(&Call::new(&node, "ADD").of("c1", "/run/netns/never-was").run(), 8, &["never-was"]);
+    refused(&Call::new(&node, "ADD").of("c1", "/etc/hostname").run(), 8, &["not a namespace"]);
+    refused(&Call::new(&node, "ADD").of("c1", "/proc/self/ns/uts").run(), 8, &["entered"]);
+    let sandbox = Sandbox::new();
+    sandbox.sh("ip link add eth0 type veth peer name other").unwrap();
+    let before = sandbox.sh("ip -d link show eth0").unwrap();
+    refused(&Call::new(&node, "ADD").of("c1", &sandbox.path()).run(), 4, &["eth0", "already"]);
+    assert_eq!(sandbox.sh("ip -d link show eth0").unwrap(), before);
+    unchanged(&node);
+}
+
+#[test]
+fn cni_a_megabyte_of_annotations_and_upper_case_ids_are_legal() {
+    let node = node(2);
+    let sandbox = Sandbox::new();
+    let annotations = json!({ "kubectl.kubernetes.io/last-applied-configuration": "x".repeat(1 << 20) });
+    let config = json!({ "io.kubernetes.cri.pod-annotations": annotations });
+    Call::new(&node, "ADD").of("ABC-Def_1.2", &sandbox.path()).conf("runtimeConfig", config).ok();
+    assert_eq!(node.ask("attachments")[0]["container"], "ABC-Def_1.2");
+    let too_much = vec![b' '; 5 << 20];
+    refused(&Call::new(&node, "DEL").of("c2", "").stdin(&too_much).run(), 6, &["limit"]);
+}
+
+#[test]
+fn cni_a_caller_that_is_not_root_is_told_so() {
+    let node = node(2);
+    let folder = tempfile::Builder::new().prefix("eni-copy-").tempdir().unwrap();
+    let copy = folder.path().join("eni-cni");
+    std::fs::copy(plugin(), &copy).unwrap();
+    eni_tests::programs::sh(&format!("chmod 755 {} {}", folder.path().display(), copy.display()));
+    let mut child = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&copy)
+        .env("CNI_COMMAND", "ADD")
+        .env("CNI_CONTAINERID", "c1")
+        .env("CNI_NETNS", "/run/netns/x")
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", "/x")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = child.stdin.take().unwrap().write_all(b"{}");
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("\"code\":4") && text.contains("root"), "{text}");
+    unchanged(&node);
+}
+
+#[test]
+fn cni_bad_frames_are_refused_and_others_are_served() {
+    let node = node(2);
+    let send = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(node.socket()).expect("ipamd listens");
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let frame = |body: &str| [&(body.len() as u32).to_be_bytes()[..], body.as_bytes()].concat();
+    assert!(send(&[0, 0, 0, 0]).contains("\"code\":6"));
+    assert!(send(&[0xff; 8]).contains("limit"));
+    assert!(send(&frame("{")).contains("\"code\":6"));
+    assert!(send(&frame(r#"{"proto_version":1,"call":{"fly":{}}}"#)).contains("fly"));
+    assert!(send(&frame(r#"{"proto_version":99,"call":{"status":{"newer":1}}}"#)).contains("done"));
+    let key = r#"{"network":"vpc","container":"c","ifname":"eth0"}"#;
+    let add = format!(r#"{{"proto_version":1,"call":{{"add":{{"key":{key},"netns":"/x"}}}}}}"#);
+    assert!(send(&frame(&add)).contains("descriptor"), "an ADD without its descriptor");
+    send(&frame(&add)[..10]);
+    let silent: Vec<UnixStream> = (0..50).map(|_| UnixStream::connect(node.socket()).unwrap()).collect();
+    Call::new(&node, "STATUS").ok();
+    drop(silent);
+    unchanged(&node);
+}

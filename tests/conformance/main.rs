@@ -1,0 +1,12 @@
+//! The real plugin against a real node, verb by verb: versions, good and bad input, races on one key.
+//!
+//! Owns what a runtime may rely on (CNI spec 1.1.0). Packets are the business of the tier `netns`.
+
+mod bad_input;
+mod container;
+mod service;
+
+/// A node for one test.
+fn node(secondary: u32) -> eni_tests::node::Node {
+    eni_tests::node::Node::new(&eni_tests::node::Options { secondary, ..Default::default() })
+}

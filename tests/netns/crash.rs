@@ -1,0 +1,104 @@
+//! kill -9 of the daemon and of the plugin: nothing is lost, nothing half-made stays.
+
+use crate::node;
+use eni_tests::cni::{Call, add, del};
+use eni_tests::node::Node;
+use eni_tests::sandbox::Sandbox;
+use eni_tests::traffic::ping;
+use eni_tests::wait;
+use serde_json::json;
+use std::collections::BTreeSet;
+
+/// Everything of ours is gone from the node: links, routes of pods, records.
+fn nothing_left(node: &Node) {
+    wait::until("every record is gone", || node.ask("attachments") == json!([]));
+    assert!(!node.sh("node", "ip -br link").unwrap().contains("eni"), "a link stayed");
+    let routes = node.sh("node", "ip route show table 247529472").unwrap();
+    assert!(!routes.contains("dev"), "a route stayed: {routes}");
+    let pool = node.ask("status")["pool"].clone();
+    assert_eq!((&pool["allocated"], &pool["cooling"]), (&json!(0), &json!(0)), "{pool}");
+}
+
+#[test]
+fn netns_a_daemon_killed_among_adds_loses_nothing() {
+    let mut node = node(29);
+    let sandboxes: Vec<Sandbox> = (0..12).map(|_| Sandbox::new()).collect();
+    let name = |n: usize| format!("c{n}");
+    for round in 0..3 {
+        let calls = sandboxes.iter().enumerate().map(|(n, s)| Call::new(&node, "ADD").of(&name(n), &s.path()).start());
+        let running: Vec<_> = calls.collect();
+        node.kill_ipamd();
+        node.start_ipamd();
+        let answers: Vec<_> = running.into_iter().map(|call| call.end()).collect();
+        let mut held = BTreeSet::new();
+        for (sandbox, answer) in sandboxes.iter().zip(&answers) {
+            assert_eq!(answer.code, Some(0), "round {round}: {}", answer.stdout);
+            assert_eq!(sandbox.address("eth0"), Some(answer.address()), "round {round}");
+            assert!(held.insert(answer.address()), "{} has two holders", answer.address());
+            assert!(ping(sandbox.name(), node.address("peer_address"), None), "round {round}");
+        }
+        for (n, sandbox) in sandboxes.iter().enumerate() {
+            del(&node, &name(n), &sandbox.path());
+        }
+        nothing_left(&node);
+    }
+    assert_eq!(node.drops("v1"), 0);
+}
+
+#[test]
+fn netns_a_stream_of_adds_does_not_notice_restarts() {
+    let mut node = node(29);
+    for n in 0..20 {
+        if n % 5 == 2 {
+            node.stop_ipamd();
+            node.start_ipamd();
+        }
+        if n % 5 == 4 {
+            node.kill_ipamd();
+            node.start_ipamd();
+        }
+        let sandbox = Sandbox::new();
+        add(&node, &format!("c{n}"), &sandbox);
+        del(&node, &format!("c{n}"), &sandbox.path());
+    }
+    nothing_left(&node);
+}
+
+#[test]
+fn netns_a_plugin_killed_at_any_system_call_leaves_all_or_nothing() {
+    let node = node(29);
+    let sandbox = Sandbox::new();
+    let whole = Call::new(&node, "ADD").of("c0", &sandbox.path()).by(&["strace", "-qq", "-o", "/dev/null"]).ok();
+    assert_eq!(sandbox.address("eth0"), Some(whole.address()));
+    del(&node, "c0", &sandbox.path());
+    let mut finished = 0;
+    for number in 1..80 {
+        let id = format!("k{number}");
+        let inject = format!("inject=all:signal=KILL:when={number}");
+        let answer = Call::new(&node, "ADD")
+            .of(&id, &sandbox.path())
+            .by(&["strace", "-qq", "-o", "/dev/null", "-e", &inject])
+            .run();
+        if answer.code == Some(0) {
+            finished += 1;
+        }
+        let state = || {
+            let all = node.ask("attachments");
+            let one = all.as_array()?.iter().find(|a| a["container"] == id && a["state"] != "dying")?;
+            one["state"].as_str().map(str::to_owned)
+        };
+        // Whole, and its address in the sandbox; or undone, and nothing in the sandbox.
+        wait::until("whole or undone", || match state().as_deref() {
+            Some("live") => sandbox.address("eth0").is_some(),
+            Some(_) => false,
+            None => sandbox.address("eth0").is_none(),
+        });
+        del(&node, &id, &sandbox.path());
+        wait::until("taken off", || sandbox.address("eth0").is_none());
+        if finished > 2 {
+            break;
+        }
+    }
+    assert!(finished > 2, "the last kills come after the plugin's last system call");
+    nothing_left(&node);
+}

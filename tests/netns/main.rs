@@ -1,0 +1,15 @@
+//! Packets through real namespaces, and what crashes leave.
+//!
+//! Owns the proof by packets: the VPC's router drops and counts what leaves by an ENI that does not own its source, so
+//! wrong routing shows as a failed ping and a counted drop.
+
+mod crash;
+mod instances;
+mod paths;
+mod spoof;
+mod store;
+
+/// A node for one test.
+fn node(secondary: u32) -> eni_tests::node::Node {
+    eni_tests::node::Node::new(&eni_tests::node::Options { secondary, ..Default::default() })
+}

@@ -1,0 +1,81 @@
+//! A store that cannot be used: ipamd ends with the reason, and the file stays as it is.
+
+use eni_tests::cni::add;
+use eni_tests::node::{Node, Options};
+use eni_tests::sandbox::Sandbox;
+use eni_tests::wait;
+use std::fs::{self, File};
+
+/// Starts ipamd on a node whose store is as it is; the reason that it ends with.
+fn reason(node: &mut Node) -> String {
+    let before = fs::read(node.run_dir().join("ipamd.redb")).ok();
+    node.start_ipamd();
+    let mut code = None;
+    wait::until("ipamd ends", || {
+        code = node.ipamd_ended();
+        code.is_some()
+    });
+    assert_eq!(code, Some(Some(1)), "it ends with its reason, not a crash");
+    assert_eq!(fs::read(node.run_dir().join("ipamd.redb")).ok(), before, "the file is untouched");
+    assert!(!node.run_dir().join("ipamd.redb.trial").exists(), "no copy stays");
+    node.log()
+}
+
+#[test]
+fn netns_damaged_locked_and_unreadable_stores_end_with_their_reason() {
+    let mut node = Node::new(&Options { secondary: 5, ..Options::default() });
+    let sandbox = Sandbox::new();
+    add(&node, "c1", &sandbox);
+    node.stop_ipamd();
+    let path = node.run_dir().join("ipamd.redb");
+    let sound = fs::read(&path).unwrap();
+    for at in (0..sound.len()).step_by(997) {
+        let mut damaged = sound.clone();
+        damaged[at..(at + 64).min(sound.len())].fill(0xa5);
+        fs::write(&path, &damaged).unwrap();
+        if at % (997 * 16) == 0 {
+            node.start_ipamd();
+            wait::until("it serves or ends", || {
+                node.ipamd_ended().is_some() || node.ipamctl(&["status"]).is_ok()
+            });
+            assert!(!node.log().contains("panicked at ipamd"), "{}", node.log());
+            node.kill_ipamd();
+        }
+    }
+    fs::write(&path, b"not a store at all, but long enough to be looked at".repeat(20)).unwrap();
+    let log = reason(&mut node);
+    assert!(log.contains("ipamd.redb"), "{log}");
+    fs::write(&path, &sound).unwrap();
+    let holder = File::open(&path).unwrap();
+    holder.lock().unwrap();
+    assert!(reason(&mut node).contains("open in another process"));
+    drop(holder);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    node.start_ipamd();
+    wait::until("ipamd ends", || node.ipamd_ended().is_some());
+    assert!(node.log().contains("not a regular file"));
+    fs::remove_dir(&path).unwrap();
+    fs::write(&path, &sound).unwrap();
+    node.start_ipamd();
+    node.wait_ready();
+    assert_eq!(node.ask("attachments")[0]["state"], "live", "the sound file serves as before");
+}
+
+#[test]
+fn netns_a_deleted_store_is_rebuilt_from_the_links() {
+    let mut node = Node::new(&Options { secondary: 5, ..Options::default() });
+    let sandbox = Sandbox::new();
+    let address = add(&node, "c1", &sandbox);
+    node.stop_ipamd();
+    fs::remove_file(node.run_dir().join("ipamd.redb")).unwrap();
+    node.start_ipamd();
+    node.wait_ready();
+    let rebuilt = node.ask("attachments");
+    assert_eq!((&rebuilt[0]["container"], &rebuilt[0]["state"]), (&"c1".into(), &"live".into()), "{rebuilt}");
+    assert_eq!(rebuilt[0]["addresses"][0], address.to_string());
+    wait::until("its ENI is known", || node.ask("attachments")[0]["eni"] == "eni-0e1c0000000000001");
+    assert!(eni_tests::traffic::ping(sandbox.name(), node.address("peer_address"), None));
+    eni_tests::cni::del(&node, "c1", &sandbox.path());
+    wait::until("it is gone", || sandbox.address("eth0").is_none());
+}

@@ -1,0 +1,265 @@
+//! A whole node: the embedded VPC, ipamd in the node's namespace with CAP_NET_ADMIN as its only capability, its store
+//! on a tmpfs of its own.
+//!
+//! Owns these processes, the namespaces and the mount.
+
+use crate::programs::{program, run, sh};
+use crate::wait;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use tempfile::TempDir;
+
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// What a node is made with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The instance's type.
+    pub instance_type: &'static str,
+    /// How many addresses its pool has.
+    pub secondary: u32,
+    /// The cooldown.
+    pub cooldown_ms: u64,
+    /// Lines that are added to ipamd's configuration.
+    pub config: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { instance_type: "m5.4xlarge", secondary: 29, cooldown_ms: 0, config: String::new() }
+    }
+}
+
+/// A node.
+pub struct Node {
+    prefix: String,
+    folder: TempDir,
+    vpc: Child,
+    ipamd: Option<Child>,
+    topology: Value,
+}
+
+impl Node {
+    /// A node that serves ADDs.
+    pub fn new(options: &Options) -> Node {
+        let mut node = Node::without_ipamd(options);
+        node.start_ipamd();
+        node.wait_ready();
+        node
+    }
+
+    /// The embedded VPC alone, and ipamd's configuration.
+    pub fn without_ipamd(options: &Options) -> Node {
+        assert!(nix::unistd::geteuid().is_root(), "this needs root: network namespaces");
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("en{}-{number}", std::process::id());
+        let folder = tempfile::Builder::new().prefix("eni-node-").tempdir().expect("a folder");
+        let run_dir = folder.path().join("run");
+        fs::create_dir(&run_dir).expect("a folder");
+        sh(&format!("mount -t tmpfs -o size=64m,mode=0700 eni-test {}", run_dir.display()));
+        let control = folder.path().join("control.sock");
+        let mut vpc = Command::new(program("embedded-vpc"))
+            .args(["run", "--prefix", &prefix, "--instance-type", options.instance_type])
+            .args(["--secondary", &options.secondary.to_string()])
+            .arg("--control")
+            .arg(&control)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("embedded-vpc starts");
+        let mut line = String::new();
+        let stdout = vpc.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("embedded-vpc prints its topology");
+        let topology = serde_json::from_str(&line).unwrap_or_else(|e| panic!("embedded-vpc did not start: {e}"));
+        let config = format!(
+            "[paths]\nrun_dir = \"{}\"\n[cloud]\ncontrol = \"{}\"\n[pool]\ncooldown_ms = {}\n\
+             [metrics]\nlisten = \"\"\n[log]\nlevel = \"debug\"\n{}",
+            run_dir.display(),
+            control.display(),
+            options.cooldown_ms,
+            options.config
+        );
+        fs::write(folder.path().join("ipamd.toml"), config).expect("the configuration is written");
+        Node { prefix, folder, vpc, ipamd: None, topology }
+    }
+
+    /// A command that runs ipamd in the node's namespace, with CAP_NET_ADMIN alone.
+    pub fn ipamd_command(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{}", self.netns("node")))
+            .args(["setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all,+net_admin"])
+            .arg(program("ipamd"))
+            .arg("--config")
+            .arg(self.folder.path().join("ipamd.toml"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts ipamd; it is not waited for.
+    pub fn start_ipamd(&mut self) {
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("the log opens");
+        self.ipamd = Some(self.ipamd_command().stderr(log).spawn().expect("ipamd starts"));
+    }
+
+    /// Waits until ADDs are served.
+    pub fn wait_ready(&self) {
+        wait::until("ipamd is ready", || self.ipamctl(&["status"]).is_ok());
+    }
+
+    /// kill -9.
+    pub fn kill_ipamd(&mut self) {
+        self.end_ipamd(Signal::SIGKILL);
+    }
+
+    /// SIGTERM, and its end.
+    pub fn stop_ipamd(&mut self) {
+        self.end_ipamd(Signal::SIGTERM);
+    }
+
+    fn end_ipamd(&mut self, signal: Signal) {
+        if let Some(mut ipamd) = self.ipamd.take() {
+            let _ = kill(pid(&ipamd), signal);
+            let _ = ipamd.wait();
+        }
+    }
+
+    /// kill -9 and a new one that is ready.
+    pub fn restart_ipamd(&mut self) {
+        self.kill_ipamd();
+        self.start_ipamd();
+        self.wait_ready();
+    }
+
+    /// ipamd's process id.
+    pub fn ipamd_pid(&self) -> u32 {
+        self.ipamd.as_ref().expect("ipamd runs").id()
+    }
+
+    /// Whether ipamd has ended by itself, with its code.
+    pub fn ipamd_ended(&mut self) -> Option<Option<i32>> {
+        self.ipamd.as_mut()?.try_wait().ok()?.map(|status| status.code())
+    }
+
+    /// The name of one of the VPC's namespaces: node, router, peer, internet.
+    pub fn netns(&self, role: &str) -> String {
+        format!("{}-{role}", self.prefix)
+    }
+
+    /// Runs a line of shell in one of the VPC's namespaces.
+    pub fn sh(&self, role: &str, line: &str) -> Result<String, String> {
+        run("nsenter", &[&format!("--net=/run/netns/{}", self.netns(role)), "sh", "-ec", line])
+    }
+
+    /// An address of the topology: `node_address`, `peer_address`, `internet_address`, `gateway`.
+    pub fn address(&self, which: &str) -> Ipv4Addr {
+        let text = self.topology[which].as_str().unwrap_or_else(|| panic!("no {which}"));
+        text.parse().expect("an address")
+    }
+
+    /// ipamd's run folder.
+    pub fn run_dir(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    /// `cni.sock`.
+    pub fn socket(&self) -> String {
+        self.run_dir().join("cni.sock").display().to_string()
+    }
+
+    /// The embedded VPC's control socket.
+    pub fn control(&self) -> String {
+        self.folder.path().join("control.sock").display().to_string()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("ipamd.log")
+    }
+
+    /// What ipamd has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Runs ipamctl; its error is what it said, with its exit code.
+    pub fn ipamctl(&self, args: &[&str]) -> Result<String, (Option<i32>, String)> {
+        let output = Command::new(program("ipamctl"))
+            .arg("--socket")
+            .arg(self.run_dir().join("debug.sock"))
+            .args(args)
+            .output()
+            .expect("ipamctl starts");
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+        }
+    }
+
+    /// What ipamctl answers, as JSON; `what` is status, pool, attachments or enis.
+    pub fn ask(&self, what: &str) -> Value {
+        let text = self.ipamctl(&["--output", "json", what]).unwrap_or_else(|e| panic!("ipamctl {what}: {e:?}"));
+        let answer: Value = serde_json::from_str(&text).expect("ipamctl prints JSON");
+        answer["data"].clone()
+    }
+
+    /// A metric's value: the sum over its labels that contain `label`.
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
+        let socket = self.run_dir().join("debug.sock").display().to_string();
+        let text = sh(&format!("curl -s --unix-socket {socket} http://ipamd/metrics"));
+        let lines = text.lines().filter(|l| l.strip_prefix(name).is_some_and(|r| r.starts_with(['{', ' '])));
+        lines.filter(|l| l.contains(label)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Packets that the VPC's source checks have dropped, by counter.
+    pub fn drops(&self, counter: &str) -> u64 {
+        let control = self.control();
+        let vpc = program("embedded-vpc").display().to_string();
+        let text = run(&vpc, &["inspect", "--control", &control, "drops"]).unwrap_or_else(|e| panic!("{e}"));
+        let drops: Value = serde_json::from_str(&text).expect("it prints JSON");
+        drops[counter].as_u64().unwrap_or_else(|| panic!("no counter {counter}"))
+    }
+
+    /// Makes the cloud fail: the next `count` calls of this name answer `error`.
+    pub fn cloud_fault(&self, call: &str, error: &str, count: u32) {
+        let request = format!(
+            "{{\"set_fault\":{{\"call\":\"{call}\",\"error\":\"{error}\",\"delay_ms\":0,\"count\":{count}}}}}"
+        );
+        let vpc = program("embedded-vpc").display().to_string();
+        run(&vpc, &["inspect", "--control", &self.control(), &request]).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("a process id"))
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln_log(&self.log());
+        }
+        self.end_ipamd(Signal::SIGKILL);
+        let _ = kill(pid(&self.vpc), Signal::SIGTERM);
+        let _ = self.vpc.wait();
+        // What its end did not take away, whatever the reason.
+        let _ = run(&program("embedded-vpc").display().to_string(), &["clean", "--prefix", &self.prefix]);
+        let _ = run("umount", &[&self.run_dir().display().to_string()]);
+    }
+}
+
+#[allow(clippy::print_stderr)]
+fn eprintln_log(log: &str) {
+    let lines: Vec<&str> = log.lines().collect();
+    eprintln!("--- the last of ipamd's log ---");
+    for line in lines.iter().skip(lines.len().saturating_sub(40)) {
+        eprintln!("{line}");
+    }
+}

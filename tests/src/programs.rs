@@ -1,0 +1,50 @@
+//! The programs under test, and running others.
+//!
+//! Owns where they are: beside the running test, in the folder that cargo builds into.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+/// The folder of `ipamd`, `ipamctl` and `embedded-vpc`.
+fn folder() -> PathBuf {
+    let exe = std::env::current_exe().expect("a running program has a path");
+    let mut folder = exe.parent().expect("a program lies in a folder").to_owned();
+    if folder.ends_with("deps") {
+        folder.pop();
+    }
+    folder
+}
+
+/// A program of the workspace.
+pub fn program(name: &str) -> PathBuf {
+    let path = folder().join(name);
+    assert!(path.exists(), "{} is not built: run ./dev build", path.display());
+    path
+}
+
+/// The plugin, in its own profile: static.
+pub fn plugin() -> PathBuf {
+    let target = folder().parent().expect("the profile's folder lies in target").to_owned();
+    let built = ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl", "static-gnu"];
+    let mut paths = built.iter().map(|t| target.join(t).join("plugin/eni-cni"));
+    paths.find(|p| p.exists()).unwrap_or_else(|| panic!("the plugin is not built in {}: run ./dev build", target.display()))
+}
+
+/// Runs a program; what it printed, or its error.
+pub fn run(program: &str, args: &[&str]) -> Result<String, String> {
+    let output: Output = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+    }
+}
+
+/// Runs a line of shell that must succeed.
+pub fn sh(line: &str) -> String {
+    run("sh", &["-ec", line]).unwrap_or_else(|error| panic!("{error}"))
+}
