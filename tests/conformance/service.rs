@@ -3,7 +3,7 @@
 use crate::node;
 use eni_tests::cni::Call;
 use eni_tests::node::{Node, Options};
-use eni_tests::programs::{plugin, sh};
+use eni_tests::programs::plugin;
 use eni_tests::sandbox::Sandbox;
 use eni_tests::wait;
 use serde_json::json;
@@ -89,10 +89,8 @@ fn ctl_tables_json_and_exit_codes() {
     assert!(node.ipamctl(&["pool", "--state", "free"]).unwrap().lines().count() == 3);
     assert!(node.ipamctl(&["enis"]).unwrap().contains("ens5"));
     assert_eq!(node.ask("enis")[0]["counts"]["allocated"], 1);
-    let socket = node.run_dir().join("debug.sock").display().to_string();
-    let refused = sh(&format!("curl -s -o /dev/null -w '%{{http_code}}' --unix-socket {socket} -X POST http://i/v1/pool"));
-    assert_eq!(refused, "405");
-    assert!(sh(&format!("curl -s --unix-socket {socket} http://i/nothing")).contains("/v1/status"));
+    assert_eq!(node.http("POST", "/v1/pool").0, 405);
+    assert!(node.http("GET", "/nothing").1.contains("/v1/status"), "the routes are named");
     assert!(node.metric("eni_ipamd_operations_total", "add") >= 1.0);
     let (code, text) = node.ipamctl(&["fly"]).unwrap_err();
     assert!(code == Some(2) && text.contains("fly"), "{text}");

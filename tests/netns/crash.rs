@@ -25,7 +25,10 @@ fn netns_a_daemon_killed_among_adds_loses_nothing() {
     let sandboxes: Vec<Sandbox> = (0..12).map(|_| Sandbox::new()).collect();
     let name = |n: usize| format!("c{n}");
     for round in 0..3 {
-        let calls = sandboxes.iter().enumerate().map(|(n, s)| Call::new(&node, "ADD").of(&name(n), &s.path()).start());
+        let calls = sandboxes
+            .iter()
+            .enumerate()
+            .map(|(n, s)| Call::new(&node, "ADD").of(&name(n), &s.path()).start());
         let running: Vec<_> = calls.collect();
         node.kill_ipamd();
         node.start_ipamd();
@@ -68,7 +71,8 @@ fn netns_a_stream_of_adds_does_not_notice_restarts() {
 fn netns_a_plugin_killed_at_any_system_call_leaves_all_or_nothing() {
     let node = node(29);
     let sandbox = Sandbox::new();
-    let whole = Call::new(&node, "ADD").of("c0", &sandbox.path()).by(&["strace", "-qq", "-o", "/dev/null"]).ok();
+    let whole =
+        Call::new(&node, "ADD").of("c0", &sandbox.path()).by(&["strace", "-qq", "-o", "/dev/null"]).ok();
     assert_eq!(sandbox.address("eth0"), Some(whole.address()));
     del(&node, "c0", &sandbox.path());
     let mut finished = 0;

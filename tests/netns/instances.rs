@@ -7,18 +7,24 @@ use eni_tests::programs::{run, sh};
 use eni_tests::sandbox::Sandbox;
 use eni_tests::wait;
 use std::fs::File;
-use std::process::Child;
+use std::path::PathBuf;
+use std::process::{Child, Command};
 
 struct Second {
     child: Child,
-    log: std::path::PathBuf,
+    log: PathBuf,
 }
 
 impl Second {
     fn start(node: &Node, more: &[&str]) -> Second {
-        let log = node.run_dir().join("second.log");
+        let mut command = node.ipamd_command();
+        command.args(more);
+        Second::spawn(command, node.run_dir().join("second.log"))
+    }
+
+    fn spawn(mut command: Command, log: PathBuf) -> Second {
         let file = File::create(&log).expect("a log");
-        Second { child: node.ipamd_command().args(more).stderr(file).spawn().expect("it starts"), log }
+        Second { child: command.stderr(file).spawn().expect("it starts"), log }
     }
 
     fn log(&self) -> String {
@@ -55,7 +61,8 @@ fn netns_a_second_ipamd_takes_over_when_told_to() {
     add(&node, "c1", &sandbox);
     let second = Second::start(&node, &["--take-over"]);
     wait::until("the second serves", || {
-        node.ipamctl(&["--output", "json", "status"]).is_ok_and(|t| t.contains(&format!("\"pid\": {}", second.child.id())))
+        node.ipamctl(&["--output", "json", "status"])
+            .is_ok_and(|t| t.contains(&format!("\"pid\": {}", second.child.id())))
     });
     assert_eq!(node.ask("attachments").as_array().map(Vec::len), Some(1));
 }
@@ -67,24 +74,10 @@ fn netns_another_run_folder_does_not_make_another_place() {
     let config = folder.path().join("ipamd.toml");
     let run_dir = folder.path().join("run");
     std::fs::write(&config, format!("[paths]\nrun_dir = {run_dir:?}\n[metrics]\nlisten = \"\"\n")).unwrap();
-    let log = folder.path().join("log");
-    let mut command = node.ipamd_command();
-    let child = command.args(["--config"]).arg(&config).stderr(File::create(&log).unwrap()).spawn();
-    // clap takes an option once: the second --config is refused, so the command is built by hand.
-    drop(child.map(|mut c| (c.kill(), c.wait())));
-    let line = format!(
-        "nsenter --net=/run/netns/{} setpriv --bounding-set=-all,+net_admin --inh-caps=-all,+net_admin \
-         {} --config {} 2>{} & echo $!",
-        node.netns("node"),
-        eni_tests::programs::program("ipamd").display(),
-        config.display(),
-        log.display()
-    );
-    let pid = sh(&line);
-    wait::until("it waits", || {
-        std::fs::read_to_string(&log).is_ok_and(|text| text.contains("another run folder"))
-    });
-    run("kill", &["-9", pid.trim()]).unwrap();
+    let second = Second::spawn(node.ipamd_with(&config), folder.path().join("log"));
+    wait::until("it waits", || second.log().contains("another run folder"));
+    assert!(!run_dir.join("cni.sock").exists(), "it serves nothing");
+    Call::new(&node, "STATUS").ok();
 }
 
 #[test]
@@ -105,8 +98,13 @@ fn netns_an_unprivileged_user_keeps_nobody_out() {
         "nsenter",
         &[
             &format!("--net=/run/netns/{}", node.netns("node")),
-            "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all",
-            "nft", "add table ip eni-cni-lock { flags owner; }",
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--bounding-set=-all",
+            "nft",
+            "add table ip eni-cni-lock { flags owner; }",
         ],
     );
     assert!(tried.is_err(), "nft is refused to a user");

@@ -28,15 +28,28 @@ fn all_paths(node: &Node, one: &Sandbox, two: &Sandbox) {
     let primary = node.address("node_address");
     let (peer, internet) = (node.address("peer_address"), node.address("internet_address"));
     let [at_pod, at_node, at_peer, at_internet] =
-        [two.name().to_owned(), node.netns("node"), node.netns("peer"), node.netns("internet")].map(|n| Echo::start(&n));
+        [two.name().to_owned(), node.netns("node"), node.netns("peer"), node.netns("internet")]
+            .map(|n| Echo::start(&n));
     let from = |sandbox: &Sandbox| sandbox.name().to_owned();
     for path in [
         Path { name: "pod to pod", from: from(one), to: b, server: &at_pod, source: a },
         Path { name: "pod to node", from: from(one), to: primary, server: &at_node, source: a },
         Path { name: "pod to VPC", from: from(one), to: peer, server: &at_peer, source: a },
-        Path { name: "pod to internet", from: from(one), to: internet, server: &at_internet, source: primary },
+        Path {
+            name: "pod to internet",
+            from: from(one),
+            to: internet,
+            server: &at_internet,
+            source: primary,
+        },
         Path { name: "node to pod", from: node.netns("node"), to: b, server: &at_pod, source: primary },
-        Path { name: "node to internet", from: node.netns("node"), to: internet, server: &at_internet, source: primary },
+        Path {
+            name: "node to internet",
+            from: node.netns("node"),
+            to: internet,
+            server: &at_internet,
+            source: primary,
+        },
         Path { name: "VPC to pod", from: node.netns("peer"), to: b, server: &at_pod, source: peer },
     ] {
         check(&path);
@@ -76,7 +89,10 @@ fn netns_a_wrong_rule_is_counted_by_the_source_check() {
     assert!(node.drops("v1") > 0, "the check counts");
     node.sh("node", "nft delete table ip eni-cni").unwrap();
     node.sh("node", "nft delete table ip wrong").unwrap();
-    assert!(!ping(one.name(), node.address("internet_address"), None), "without SNAT nothing reaches the internet");
+    assert!(
+        !ping(one.name(), node.address("internet_address"), None),
+        "without SNAT nothing reaches the internet"
+    );
     assert!(node.drops("internet") > 0, "the internet gateway's check counts");
 }
 
@@ -116,7 +132,10 @@ fn netns_a_released_address_is_not_reached_by_its_last_holders_flow() {
     assert!(!node.sh("node", &entry).unwrap().is_empty(), "the flow is in conntrack");
     del(&node, "one", &one.path());
     wait::until("the address is free", || node.ask("status")["pool"]["free"] == 2);
-    assert!(node.sh("node", &entry).unwrap().is_empty(), "its entries are deleted before the address is free");
+    assert!(
+        node.sh("node", &entry).unwrap().is_empty(),
+        "its entries are deleted before the address is free"
+    );
     let two = Sandbox::new();
     // The longest-free address comes first: the other one, then the one that was released.
     let (a, b) = (add(&node, "two", &two), Sandbox::new());

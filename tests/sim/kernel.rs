@@ -3,9 +3,9 @@
 
 use eni_proto::ids::{MacAddr, NetnsCookie};
 use ipamd_core::kernel::{
-    DYING_GROUP, ENI_GROUP, HostAddressView, HostKernel, HostStep, HostStepError, HostView, InetSettings, LinkView,
-    NeighbourView, POD_INET, PODS_TABLE, PROTOCOL, ReapLink, Reaped, RouteAction, RouteView, RuleView, UnwireSpec,
-    WireError, WireSpec,
+    DYING_GROUP, ENI_GROUP, HostAddressView, HostKernel, HostStep, HostStepError, HostView, InetSettings,
+    LinkView, NeighbourView, POD_INET, PODS_TABLE, PROTOCOL, ReapLink, Reaped, RouteAction, RouteView,
+    RuleView, UnwireSpec, WireError, WireSpec,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,7 +68,8 @@ impl FakeKernel {
     /// A sandbox dies: its links, their peers and routes die with it.
     pub(crate) fn kill_sandbox(&mut self, cookie: NetnsCookie) {
         self.sandboxes.remove(&cookie);
-        let dead: Vec<u32> = self.pairs.iter().filter(|(_, p)| p.sandbox == cookie).map(|(i, _)| *i).collect();
+        let dead: Vec<u32> =
+            self.pairs.iter().filter(|(_, p)| p.sandbox == cookie).map(|(i, _)| *i).collect();
         for ifindex in dead {
             self.delete(ifindex);
         }
@@ -106,9 +107,14 @@ impl FakeKernel {
         let name = spec.host_name.as_str();
         let named = self.pairs.values().map(|p| &p.view).chain(&self.host).find(|l| l.name == name);
         if let Some(link) = named {
-            return Some(WireError::HostNameTaken { name: name.to_owned(), ifindex: link.ifindex, group: link.group });
+            return Some(WireError::HostNameTaken {
+                name: name.to_owned(),
+                ifindex: link.ifindex,
+                group: link.group,
+            });
         }
-        let taken = self.pairs.contains_key(&spec.ifindex) || self.host.iter().any(|l| l.ifindex == spec.ifindex);
+        let taken =
+            self.pairs.contains_key(&spec.ifindex) || self.host.iter().any(|l| l.ifindex == spec.ifindex);
         taken.then_some(WireError::IfindexTaken { ifindex: spec.ifindex })
     }
 
@@ -143,7 +149,8 @@ impl HostKernel for FakeKernel {
             inet: POD_INET,
         };
         let sandbox_name = spec.sandbox_name.to_string();
-        self.pairs.insert(spec.ifindex, Pair { view, sandbox: *sandbox, sandbox_name, address: spec.address });
+        self.pairs
+            .insert(spec.ifindex, Pair { view, sandbox: *sandbox, sandbox_name, address: spec.address });
         self.neighbours.push(NeighbourView {
             ifindex: spec.ifindex,
             address: spec.address,
@@ -189,10 +196,16 @@ impl HostKernel for FakeKernel {
         for step in steps {
             match step {
                 HostStep::AddRule { priority, table } => {
-                    self.rules.push(RuleView { priority: *priority, table: *table, protocol: PROTOCOL, catch_all: true });
+                    self.rules.push(RuleView {
+                        priority: *priority,
+                        table: *table,
+                        protocol: PROTOCOL,
+                        catch_all: true,
+                    });
                 }
                 HostStep::DeleteRule { priority, table } => {
-                    self.rules.retain(|r| r.priority != *priority || r.table != *table || r.protocol != PROTOCOL);
+                    self.rules
+                        .retain(|r| r.priority != *priority || r.table != *table || r.protocol != PROTOCOL);
                 }
                 HostStep::AddRoute(route) => {
                     let there = match route.action {
@@ -210,7 +223,8 @@ impl HostKernel for FakeKernel {
                     }
                 }
                 HostStep::SetNeighbour(neighbour) => {
-                    self.neighbours.retain(|n| n.ifindex != neighbour.ifindex || n.address != neighbour.address);
+                    self.neighbours
+                        .retain(|n| n.ifindex != neighbour.ifindex || n.address != neighbour.address);
                     self.neighbours.push(*neighbour);
                 }
                 HostStep::ReplaceNft { text } => self.nft = Some(text.clone()),

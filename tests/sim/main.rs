@@ -51,8 +51,7 @@ fn sim_a_history_is_replayed_exactly() {
 #[test]
 fn sim_the_checks_can_fail() {
     // A kernel that says a link is gone while it is there: the next holder's address is on two links.
-    let caught = (0..400).any(|seed| {
-        std::panic::catch_unwind(|| History::new(seed).with_lying_reaper().run()).is_err()
-    });
+    let caught = (0..400)
+        .any(|seed| std::panic::catch_unwind(|| History::new(seed).with_lying_reaper().run()).is_err());
     assert!(caught, "a reaper that lies must be caught");
 }

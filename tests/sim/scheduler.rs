@@ -188,9 +188,12 @@ impl History {
                 self.promised(&plugin.key, cookie, address);
             }
             (None, Some(reply::Outcome::Done)) => {
-                let left = self.world.stored.attachments.iter().find(|r| {
-                    r.key == plugin.key && r.state != AttachmentState::Dying
-                });
+                let left = self
+                    .world
+                    .stored
+                    .attachments
+                    .iter()
+                    .find(|r| r.key == plugin.key && r.state != AttachmentState::Dying);
                 assert_eq!(left, None, "a DEL was answered before its commit\n{:#?}", self.trace);
                 self.promises.remove(&plugin.key);
             }
@@ -199,9 +202,10 @@ impl History {
     }
 
     fn promised(&mut self, key: &AttachmentKey, cookie: NetnsCookie, address: Ipv4Addr) {
-        let record = self.world.stored.attachments.iter().find(|r| {
-            r.key == *key && r.state != AttachmentState::Dying && r.addresses.contains(&address)
-        });
+        let record =
+            self.world.stored.attachments.iter().find(|r| {
+                r.key == *key && r.state != AttachmentState::Dying && r.addresses.contains(&address)
+            });
         let record = record.unwrap_or_else(|| panic!("ADD of {key} was answered before its commit"));
         assert_eq!(record.netns_cookie, cookie, "the record names the sandbox");
         let held = self.world.stored.addresses.iter().find(|a| a.address == address).expect("a record");
@@ -239,8 +243,15 @@ impl History {
         self.world.sandboxes.insert(op.0, cookie);
         let pod = self.dice.chance(50).then(|| ("default".to_owned(), format!("web-{}", container / 2)));
         let deadline = self.now + Duration::from_secs(10);
-        let ask =
-            AddAsk { key, cookie, netns: "/run/netns/x".into(), mode: Mode::Shared, mtu: None, pod, deadline };
+        let ask = AddAsk {
+            key,
+            cookie,
+            netns: "/run/netns/x".into(),
+            mode: Mode::Shared,
+            mtu: None,
+            pod,
+            deadline,
+        };
         self.send(Event::Add { op, ask });
     }
 
@@ -330,8 +341,12 @@ impl History {
             self.done.insert(id);
         }
         self.send(Event::Done { effect: id, completion });
-        let skipped: Vec<EffectId> =
-            self.waiting.iter().filter(|e| e.after.iter().any(|a| self.failed.contains(a))).map(|e| e.id).collect();
+        let skipped: Vec<EffectId> = self
+            .waiting
+            .iter()
+            .filter(|e| e.after.iter().any(|a| self.failed.contains(a)))
+            .map(|e| e.id)
+            .collect();
         for id in skipped {
             self.waiting.retain(|e| e.id != id);
             self.ended.push((id, Completion::Skipped));
@@ -409,11 +424,19 @@ impl History {
             }
             panic!("{key} was answered {promise:?} and is forgotten\n{:#?}", self.trace);
         };
-        assert!(record.addresses.contains(&promise.address), "{key} lost {}\n{:#?}", promise.address, self.trace);
+        assert!(
+            record.addresses.contains(&promise.address),
+            "{key} lost {}\n{:#?}",
+            promise.address,
+            self.trace
+        );
         if lives {
-            let link = self.world.kernel.sandbox_addresses().iter().any(|(ifindex, address)| {
-                *ifindex == record.host_ifindex && *address == promise.address
-            });
+            let link = self
+                .world
+                .kernel
+                .sandbox_addresses()
+                .iter()
+                .any(|(ifindex, address)| *ifindex == record.host_ifindex && *address == promise.address);
             assert!(link, "{key} is alive and has lost its link\n{:#?}", self.trace);
         }
     }
@@ -434,7 +457,8 @@ impl History {
                 if self.at_rest() {
                     return;
                 }
-                self.now = self.owner.next_deadline().unwrap_or(self.now + Duration::from_secs(1)).max(self.now);
+                self.now =
+                    self.owner.next_deadline().unwrap_or(self.now + Duration::from_secs(1)).max(self.now);
                 self.send(Event::Wake);
             }
             self.carry_out();

@@ -2,6 +2,7 @@
 //!
 //! Owns carrying out one effect at once, with or without a fault. Does not decide when: the scheduler does.
 
+use crate::kernel::FakeKernel;
 use eni_proto::ids::{BootId, InstanceId, MacAddr, NetnsCookie};
 use ipamd_core::cloud::{
     CloudObservation, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity, InstanceLimits,
@@ -9,7 +10,6 @@ use ipamd_core::cloud::{
 use ipamd_core::kernel::{HostKernel, HostStepError, WireError, WireStep};
 use ipamd_core::owner::event::{Completion, Effect, EffectKind};
 use ipamd_core::record::Stored;
-use crate::kernel::FakeKernel;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -114,7 +114,11 @@ impl World {
             }
             EffectKind::Reap(links) => {
                 let lie = self.lying_reaper;
-                let mut reaped = if refuse || lie { ipamd_core::kernel::Reaped::default() } else { self.kernel.reap(links) };
+                let mut reaped = if refuse || lie {
+                    ipamd_core::kernel::Reaped::default()
+                } else {
+                    self.kernel.reap(links)
+                };
                 if lie {
                     reaped.gone = links.iter().map(|l| l.ifindex).collect();
                 } else if fault != Fault::None {

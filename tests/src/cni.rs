@@ -35,7 +35,8 @@ impl Call {
     /// A call of `verb` on a node, of CNI 1.0.0.
     pub fn new(node: &Node, verb: &str) -> Call {
         let environment = [("CNI_COMMAND", verb), ("CNI_PATH", "/opt/cni/bin")];
-        let conf = json!({ "cniVersion": "1.0.0", "name": "vpc", "type": "eni-cni", "socket": node.socket() });
+        let conf =
+            json!({ "cniVersion": "1.0.0", "name": "vpc", "type": "eni-cni", "socket": node.socket() });
         Call {
             netns_of_caller: node.netns("node"),
             environment: environment.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
@@ -149,7 +150,8 @@ impl Running {
 impl Answer {
     /// What it printed, as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("stdout is no JSON ({e}): {:?}", self.stdout))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("stdout is no JSON ({e}): {:?}", self.stdout))
     }
 
     /// The CNI error code that it printed.

@@ -6,6 +6,7 @@
 //! the system: the tests do.
 
 pub mod cni;
+pub mod demo;
 pub mod node;
 pub mod programs;
 pub mod sandbox;

@@ -9,9 +9,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
@@ -59,13 +60,19 @@ impl Node {
     pub fn without_ipamd(options: &Options) -> Node {
         assert!(nix::unistd::geteuid().is_root(), "this needs root: network namespaces");
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!("en{}-{number}", std::process::id());
-        let folder = tempfile::Builder::new().prefix("eni-node-").tempdir().expect("a folder");
+        // `./dev clean` finds by these names what a killed process of this number has left.
+        let own = std::process::id();
+        let prefix = format!("en{own}-{number}");
+        let folder =
+            tempfile::Builder::new().prefix(&format!("eni-node-{own}-")).tempdir().expect("a folder");
         let run_dir = folder.path().join("run");
         fs::create_dir(&run_dir).expect("a folder");
         sh(&format!("mount -t tmpfs -o size=64m,mode=0700 eni-test {}", run_dir.display()));
         let control = folder.path().join("control.sock");
-        let mut vpc = Command::new(program("embedded-vpc"))
+        // It takes its network away when its maker is killed.
+        let mut vpc = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM"])
+            .arg(program("embedded-vpc"))
             .args(["run", "--prefix", &prefix, "--instance-type", options.instance_type])
             .args(["--secondary", &options.secondary.to_string()])
             .arg("--control")
@@ -77,7 +84,8 @@ impl Node {
         let mut line = String::new();
         let stdout = vpc.stdout.take().expect("it is piped");
         BufReader::new(stdout).read_line(&mut line).expect("embedded-vpc prints its topology");
-        let topology = serde_json::from_str(&line).unwrap_or_else(|e| panic!("embedded-vpc did not start: {e}"));
+        let topology =
+            serde_json::from_str(&line).unwrap_or_else(|e| panic!("embedded-vpc did not start: {e}"));
         let config = format!(
             "[paths]\nrun_dir = \"{}\"\n[cloud]\ncontrol = \"{}\"\n[pool]\ncooldown_ms = {}\n\
              [metrics]\nlisten = \"\"\n[log]\nlevel = \"debug\"\n{}",
@@ -92,13 +100,24 @@ impl Node {
 
     /// A command that runs ipamd in the node's namespace, with CAP_NET_ADMIN alone.
     pub fn ipamd_command(&self) -> Command {
+        self.ipamd_with(&self.folder.path().join("ipamd.toml"))
+    }
+
+    /// The same with another configuration.
+    pub fn ipamd_with(&self, config: &Path) -> Command {
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--net=/run/netns/{}", self.netns("node")))
-            .args(["setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all,+net_admin"])
+            .args([
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "--bounding-set=-all,+net_admin",
+                "--inh-caps=-all,+net_admin",
+            ])
             .arg(program("ipamd"))
             .arg("--config")
-            .arg(self.folder.path().join("ipamd.toml"))
+            .arg(config)
             .stdin(Stdio::null());
         command
     }
@@ -205,15 +224,28 @@ impl Node {
 
     /// What ipamctl answers, as JSON; `what` is status, pool, attachments or enis.
     pub fn ask(&self, what: &str) -> Value {
-        let text = self.ipamctl(&["--output", "json", what]).unwrap_or_else(|e| panic!("ipamctl {what}: {e:?}"));
+        let text =
+            self.ipamctl(&["--output", "json", what]).unwrap_or_else(|e| panic!("ipamctl {what}: {e:?}"));
         let answer: Value = serde_json::from_str(&text).expect("ipamctl prints JSON");
         answer["data"].clone()
     }
 
+    /// Asks `debug.sock`: the status and the body.
+    pub fn http(&self, method: &str, path: &str) -> (u16, String) {
+        let mut stream = UnixStream::connect(self.run_dir().join("debug.sock")).expect("debug.sock is there");
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: ipamd\r\nConnection: close\r\n\r\n")
+            .expect("it is sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        (status.unwrap_or_else(|| panic!("no HTTP: {answer:?}")), body.to_owned())
+    }
+
     /// A metric's value: the sum over its labels that contain `label`.
     pub fn metric(&self, name: &str, label: &str) -> f64 {
-        let socket = self.run_dir().join("debug.sock").display().to_string();
-        let text = sh(&format!("curl -s --unix-socket {socket} http://ipamd/metrics"));
+        let (status, text) = self.http("GET", "/metrics");
+        assert_eq!(status, 200, "{text}");
         let lines = text.lines().filter(|l| l.strip_prefix(name).is_some_and(|r| r.starts_with(['{', ' '])));
         lines.filter(|l| l.contains(label)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }

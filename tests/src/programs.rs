@@ -1,18 +1,27 @@
 //! The programs under test, and running others.
 //!
-//! Owns where they are: beside the running test, in the folder that cargo builds into.
+//! Owns where they are: `./dev` says so in ENI_BIN_DIR and ENI_PLUGIN; without it, in the folder that cargo builds into,
+//! beside the running test. Builds nothing.
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+/// The environment is read here and nowhere else in this crate.
+#[allow(clippy::disallowed_methods)]
+fn told(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
 /// The folder of `ipamd`, `ipamctl` and `embedded-vpc`.
 fn folder() -> PathBuf {
-    let exe = std::env::current_exe().expect("a running program has a path");
-    let mut folder = exe.parent().expect("a program lies in a folder").to_owned();
-    if folder.ends_with("deps") {
-        folder.pop();
-    }
-    folder
+    told("ENI_BIN_DIR").unwrap_or_else(|| {
+        let exe = std::env::current_exe().expect("a running program has a path");
+        let mut folder = exe.parent().expect("a program lies in a folder").to_owned();
+        if folder.ends_with("deps") {
+            folder.pop();
+        }
+        folder
+    })
 }
 
 /// A program of the workspace.
@@ -24,10 +33,17 @@ pub fn program(name: &str) -> PathBuf {
 
 /// The plugin, in its own profile: static.
 pub fn plugin() -> PathBuf {
+    if let Some(path) = told("ENI_PLUGIN") {
+        assert!(path.exists(), "ENI_PLUGIN names {}, which is not there", path.display());
+        return path;
+    }
     let target = folder().parent().expect("the profile's folder lies in target").to_owned();
-    let built = ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl", "static-gnu"];
-    let mut paths = built.iter().map(|t| target.join(t).join("plugin/eni-cni"));
-    paths.find(|p| p.exists()).unwrap_or_else(|| panic!("the plugin is not built in {}: run ./dev build", target.display()))
+    let triples =
+        ["unknown-linux-musl", "unknown-linux-gnu"].map(|t| format!("{}-{t}", std::env::consts::ARCH));
+    let mut paths = triples.iter().map(|t| target.join(t).join("plugin/eni-cni"));
+    paths
+        .find(|p| p.exists())
+        .unwrap_or_else(|| panic!("the plugin is not built in {}: run ./dev build", target.display()))
 }
 
 /// Runs a program; what it printed, or its error.

@@ -150,7 +150,9 @@ impl Connection {
         let (mut left, mut back) = (size, vec![0u8; block.len()]);
         while left > 0 {
             let part = left.min(block.len());
-            if self.stream.write_all(&block[..part]).is_err() || self.stream.read_exact(&mut back[..part]).is_err() {
+            if self.stream.write_all(&block[..part]).is_err()
+                || self.stream.read_exact(&mut back[..part]).is_err()
+            {
                 return false;
             }
             if back[..part] != block[..part] {

@@ -120,6 +120,13 @@ pub enum WireError {
     },
 }
 
+impl WireError {
+    /// Whether a pair was made and may still be there.
+    pub fn made(&self) -> bool {
+        matches!(self, WireError::Refused { made: true, .. })
+    }
+}
+
 /// DEL's part on the host: the route goes, the link joins the dying group. Idempotent: what is gone is fine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnwireSpec {

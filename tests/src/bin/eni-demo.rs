@@ -1,2 +1,5 @@
-//! (next)
-fn main() {}
+//! The demo: `./dev demo` builds and runs it.
+
+fn main() -> std::process::ExitCode {
+    eni_tests::demo::main()
+}

@@ -5,6 +5,7 @@
 //! anything off itself: that is `del`'s transition, used here too.
 
 use super::commit::RecordId;
+use super::del::LinkFate;
 use super::event::{AddAsk, DyingReason, EffectKind, Ending, Note, OpId, Phases, Verb};
 use super::{Op, Owner, Phase, Purpose, names};
 use super::outside::{alias, result, wire_refusal};
@@ -247,7 +248,13 @@ impl Owner {
             }
             (Ok(()), Err(error)) if !cancelled && self.try_again(id, &attachment, &error, now) => {}
             (_, Err(error)) => {
-                self.undo(id, &attachment, DyingReason::AddFailed, wire_refusal(&error), now);
+                let refusal = wire_refusal(&error);
+                if error.made() {
+                    self.undo(id, &attachment, DyingReason::AddFailed, refusal, now);
+                } else {
+                    self.set_phase(id, Phase::Undoing(attachment.clone(), Box::new(refusal)));
+                    self.end_attachment(&attachment, DyingReason::AddFailed, Some(id), LinkFate::Unmade, now);
+                }
             }
             (Err(cause), Ok(())) => {
                 let error = ReplyError::new(Code::TryAgainLater, "the assignment could not be recorded").cause(cause);

@@ -8,7 +8,7 @@ use super::event::{DyingReason, EffectKind, Ending, Note, OpId, Phases, Verb};
 use super::reaper::ReapItem;
 use super::{Op, Owner, Phase, Purpose};
 use crate::kernel::{HostStepError, UnwireSpec};
-use crate::record::{AttachmentId, AttachmentState, Write};
+use crate::record::{AttachmentId, AttachmentRecord, AttachmentState, Write};
 use crate::time::Timestamp;
 use eni_proto::error::{Code, WireError as ReplyError};
 use eni_proto::ids::AttachmentKey;
@@ -19,8 +19,20 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(super) struct Kill {
     op: Option<OpId>,
+    link: LinkFate,
     committed: Option<Result<(), String>>,
     unwired: bool,
+}
+
+/// What there is of an attachment's link when its end begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkFate {
+    /// It is there, or half-made.
+    There,
+    /// It is gone: the number may be somebody else's link by now, and is left alone. The address was used.
+    Gone,
+    /// It was never made: as above, and the address was never used, so it needs no cooldown.
+    Unmade,
 }
 
 impl Owner {
@@ -95,19 +107,35 @@ impl Owner {
 
     /// Begins an attachment's end. `op` is answered when its record is committed and its link is in the dying group.
     pub(super) fn kill(&mut self, id: &AttachmentId, why: DyingReason, op: Option<OpId>, now: Timestamp) {
+        let broken = self.attachments.get(id).is_some_and(|s| s.record.state == AttachmentState::Broken);
+        self.end_attachment(id, why, op, if broken { LinkFate::Gone } else { LinkFate::There }, now);
+    }
+
+    /// As [`Owner::kill`], by what there is of its link.
+    pub(super) fn end_attachment(
+        &mut self,
+        id: &AttachmentId,
+        why: DyingReason,
+        op: Option<OpId>,
+        link: LinkFate,
+        now: Timestamp,
+    ) {
         let Some(slot) = self.attachments.get(id) else { return };
         let mut record = slot.record.as_ref().clone();
         record.state = AttachmentState::Dying;
         let record = Arc::new(record);
-        let until = now + self.config.cooldown;
+        let until = if link == LinkFate::Unmade { now } else { now + self.config.cooldown };
         let mut batch = vec![Write::PutAttachment(record.clone())];
         for address in &record.addresses {
             batch.extend(self.pool.release(*address, id, until).map(Write::PutAddress));
         }
         self.attachments.put(record.clone());
-        self.kills.insert(id.clone(), Kill { op, committed: None, unwired: false });
+        self.kills.insert(id.clone(), Kill { op, link, committed: None, unwired: link != LinkFate::There });
         self.note(Note::Dying { attachment: id.clone(), why });
         self.commit(Purpose::KillCommit(id.clone()), batch, now);
+        if link != LinkFate::There {
+            return;
+        }
         let spec = UnwireSpec {
             ifindex: record.host_ifindex,
             addresses: record.addresses.iter().copied().collect(),
@@ -144,12 +172,13 @@ impl Owner {
         if !kill.unwired {
             return;
         }
-        let op = kill.op;
+        let (op, link) = (kill.op, kill.link);
         self.kills.remove(id);
         self.gate.undoing.remove(id);
-        if let Some(slot) = self.attachments.get(id) {
-            let item = ReapItem::of(&slot.record);
-            self.reaper.push(item, now);
+        match self.attachments.get(id).map(|slot| slot.record.clone()) {
+            Some(record) if link == LinkFate::Unmade && committed.is_ok() => self.forget(&record, now),
+            Some(record) => self.reaper.push(ReapItem::of(&record), now),
+            None => {}
         }
         self.gate_progress(now);
         let Some(op) = op else { return };
@@ -161,6 +190,16 @@ impl Owner {
             Some((Verb::Add, _)) => self.replaced(op, committed, now),
             None => {}
         }
+    }
+
+    /// An attachment of which nothing was made leaves at once.
+    fn forget(&mut self, record: &AttachmentRecord, now: Timestamp) {
+        let id = record.id();
+        for address in &record.addresses {
+            self.pool.reaped(*address, &id);
+        }
+        self.attachments.remove(&id);
+        self.commit(Purpose::Housekeeping, vec![Write::DeleteAttachment(id)], now);
     }
 
     /// What an ADD replaces is gone: now its own.

@@ -8,6 +8,7 @@
 
 use super::attachments::Attachments;
 use super::commit::{Dirty, RecordId};
+use super::del::LinkFate;
 use super::event::{DyingReason, EffectKind, Note, Outcome};
 use super::outside::{alias, result};
 use super::reaper::{ReapItem, Reaper};
@@ -133,11 +134,13 @@ impl Owner {
         }
         if let Some(why) = why {
             self.note(Note::Restored { attachment: id.clone(), state: "undone" });
-            self.kill(&id, why, None, now);
+            let fate = if link == LinkState::Gone { LinkFate::Gone } else { LinkFate::There };
+            self.end_attachment(&id, why, None, fate, now);
         } else if state == AttachmentState::Dying {
             // Its DEL was answered or not: finishing it is right either way.
             self.note(Note::Restored { attachment: id.clone(), state: state.name() });
-            self.kill(&id, DyingReason::Del, None, now);
+            let fate = if link == LinkState::Gone { LinkFate::Gone } else { LinkFate::There };
+            self.end_attachment(&id, DyingReason::Del, None, fate, now);
         } else {
             self.note(Note::Restored { attachment: id, state: state.name() });
         }

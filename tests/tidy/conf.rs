@@ -1,0 +1,129 @@
+//! That every file in `conf/` parses, by what it is.
+//!
+//! Owns the forms. What ipamd accepts of its configuration is ipamd's own test.
+
+use crate::assert_none;
+use crate::sources::{self, Source};
+use serde_json::Value;
+use std::path::Path;
+
+fn broken(source: &Source) -> Vec<String> {
+    let path = Path::new(&source.path);
+    let parent = path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    let extension = path.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
+    let found = match (parent.as_deref(), extension.as_str()) {
+        (_, "conflist") => conflist(source),
+        (_, "toml") => source.text.parse::<toml::Table>().err().map(|e| e.to_string()).into_iter().collect(),
+        (Some("sysctl.d"), "conf") => sysctl(source),
+        (Some("systemd"), "service") => unit(source),
+        _ => vec!["no form is known for it".to_owned()],
+    };
+    found.into_iter().map(|what| format!("{}: {what}", source.path)).collect()
+}
+
+fn conflist(source: &Source) -> Vec<String> {
+    let value: Value = match serde_json::from_str(&source.text) {
+        Ok(value) => value,
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut broken = Vec::new();
+    for key in ["cniVersion", "name"] {
+        if !value[key].is_string() {
+            broken.push(format!("{key} must be a string"));
+        }
+    }
+    let plugins = value["plugins"].as_array().cloned().unwrap_or_default();
+    if plugins.first().map(|p| &p["type"]) != Some(&Value::from("eni-cni")) {
+        broken.push("its first plugin must be eni-cni".to_owned());
+    }
+    // Runtimes take the first file by name: before the peer's 10-aws.conflist.
+    let name = source.path.rsplit('/').next().unwrap_or_default();
+    if name >= "10-aws.conflist" {
+        broken.push("must sort before 10-aws.conflist".to_owned());
+    }
+    let offered = value["cniVersions"].as_array().cloned().unwrap_or_default();
+    if !offered.contains(&value["cniVersion"]) {
+        broken.push("cniVersions must hold cniVersion".to_owned());
+    }
+    broken
+}
+
+fn lines(source: &Source) -> impl Iterator<Item = (usize, &str)> {
+    let numbered = source.text.lines().enumerate().map(|(n, line)| (n + 1, line.trim()));
+    numbered.filter(|(_, line)| !line.is_empty() && !line.starts_with(['#', ';']))
+}
+
+fn sysctl(source: &Source) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (number, line) in lines(source) {
+        let Some((key, value)) = line.split_once('=') else {
+            broken.push(format!("line {number} is not key = value"));
+            continue;
+        };
+        let file = Path::new("/proc/sys").join(key.trim().replace('.', "/"));
+        if !file.exists() {
+            broken.push(format!("line {number}: this kernel has no {}", key.trim()));
+        }
+        if value.trim().parse::<i64>().is_err() {
+            broken.push(format!("line {number}: {} is not a number", value.trim()));
+        }
+    }
+    broken
+}
+
+fn unit(source: &Source) -> Vec<String> {
+    let (mut broken, mut section, mut sections) = (Vec::new(), None, Vec::new());
+    for (number, line) in lines(source) {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            section = Some(name);
+            sections.push(name);
+            continue;
+        }
+        let Some((key, value)) = line.split_once('=') else {
+            broken.push(format!("line {number} is not Key=value"));
+            continue;
+        };
+        if section.is_none() || key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric()) {
+            broken.push(format!("line {number}: {key:?} is no key of a section"));
+        }
+        if key.starts_with("Exec") && !value.starts_with('/') {
+            broken.push(format!("line {number}: {key} needs an absolute path"));
+        }
+        // What the daemon is tested with: nothing more may slip in.
+        if key == "CapabilityBoundingSet" && value != "CAP_NET_ADMIN" {
+            broken.push(format!("line {number}: the daemon has CAP_NET_ADMIN alone"));
+        }
+    }
+    for wanted in ["Unit", "Service", "Install"] {
+        if !sections.contains(&wanted) {
+            broken.push(format!("[{wanted}] is missing"));
+        }
+    }
+    if !source.text.contains("\nCapabilityBoundingSet=") {
+        broken.push("CapabilityBoundingSet is missing".to_owned());
+    }
+    broken
+}
+
+#[test]
+fn tidy_conf_parses() {
+    let files: Vec<Source> = sources::all().into_iter().filter(|s| s.path.starts_with("conf/")).collect();
+    assert!(files.len() >= 4, "conf/ is found");
+    let found: Vec<String> = files.iter().flat_map(broken).collect();
+    assert_none(&found);
+}
+
+#[test]
+fn tidy_bad_conf_is_found() {
+    for (path, text, count) in [
+        ("conf/x.toml", "a = ", 1),
+        ("conf/x.yaml", "a: 1\n", 1),
+        ("conf/20-x.conflist", r#"{"cniVersion": "1.0.0", "plugins": []}"#, 4),
+        ("conf/05-x.conflist", "{", 1),
+        ("conf/sysctl.d/x.conf", "net.ipv4.no_such = 1\nhello\nnet.ipv4.ip_forward = yes\n", 3),
+        ("conf/systemd/x.service", "A=b\n[Service]\nExecStart=ipamd\nnonsense\nCapabilityBoundingSet=~\n", 6),
+    ] {
+        let found = broken(&Source::sample(path, text));
+        assert_eq!(found.len(), count, "{path}: {found:?}");
+    }
+}
