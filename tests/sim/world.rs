@@ -88,6 +88,8 @@ impl World {
                     device_index: 0,
                     status: EniAttachmentStatus::Attached,
                 }),
+ security_groups: Vec::new(),
+ tags: Default::default(),
             }],
         }
     }

@@ -9,6 +9,7 @@
 use eni_proto::ids::{EniId, InstanceId, MacAddr, SubnetId};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -20,11 +21,117 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, CloudError>> + Se
 
 /// EC2's calls on network interfaces.
 pub trait EniApi: Send + Sync {
-    /// DescribeNetworkInterfaces, filtered by the instance they are attached to, all pages.
-    fn describe_enis(&self, instance: &InstanceId) -> Answer<'_, Vec<EniObservation>>;
+    /// DescribeNetworkInterfaces, all pages.
+    fn describe_enis(&self, scope: &EniScope) -> Answer<'_, Vec<EniObservation>>;
 
     /// DescribeInstanceTypes for one type.
     fn describe_limits(&self, instance_type: &str) -> Answer<'_, InstanceLimits>;
+
+    /// Changes something at EC2. The caller has committed its intent before.
+    fn mutate(&self, mutation: &Mutation) -> Answer<'_, Mutated>;
+}
+
+/// Which ENIs to describe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EniScope {
+    /// Those attached to an instance (filter `attachment.instance-id`).
+    AttachedTo(InstanceId),
+    /// Those that carry our tag of an instance, attached or not (filter `tag:eni-cni/instance`).
+    TaggedFor(InstanceId),
+}
+
+/// The tag of every ENI that we create; its value is the id of the instance that it was created for.
+pub const INSTANCE_TAG: &str = "eni-cni/instance";
+
+/// One change at EC2: the verb and all that it needs. What is written down before the call is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mutation {
+    /// CreateNetworkInterface, with its secondary addresses and tags in the one call.
+    Create {
+        /// The subnet.
+        subnet: SubnetId,
+        /// The security groups.
+        security_groups: Vec<String>,
+        /// SecondaryPrivateIpAddressCount.
+        secondary: u32,
+        /// Its tags.
+        tags: BTreeMap<String, String>,
+        /// ClientToken: a repeated call with the same token and the same parameters answers the same ENI.
+        token: String,
+    },
+    /// AttachNetworkInterface. The answer comes before the ENI is there: describe until `attached`.
+    Attach {
+        /// The ENI.
+        eni: EniId,
+        /// The instance.
+        instance: InstanceId,
+        /// Its device index there, 1 and up.
+        device_index: u32,
+    },
+    /// AssignPrivateIpAddresses by count.
+    Assign {
+        /// The ENI.
+        eni: EniId,
+        /// How many.
+        count: u32,
+    },
+    /// UnassignPrivateIpAddresses.
+    Unassign {
+        /// The ENI.
+        eni: EniId,
+        /// Which.
+        addresses: Vec<Ipv4Addr>,
+    },
+    /// DetachNetworkInterface, not forced. The answer comes before the ENI is gone: describe until `available`.
+    Detach {
+        /// The ENI.
+        eni: EniId,
+    },
+    /// DeleteNetworkInterface: refused while it is attached.
+    Delete {
+        /// The ENI.
+        eni: EniId,
+    },
+}
+
+impl Mutation {
+    /// The call, as EC2 names it.
+    pub fn call(&self) -> &'static str {
+        match self {
+            Mutation::Create { .. } => "CreateNetworkInterface",
+            Mutation::Attach { .. } => "AttachNetworkInterface",
+            Mutation::Assign { .. } => "AssignPrivateIpAddresses",
+            Mutation::Unassign { .. } => "UnassignPrivateIpAddresses",
+            Mutation::Detach { .. } => "DetachNetworkInterface",
+            Mutation::Delete { .. } => "DeleteNetworkInterface",
+        }
+    }
+
+    /// The ENI that it changes; none for one that is only being created.
+    pub fn eni(&self) -> Option<&EniId> {
+        match self {
+            Mutation::Create { .. } => None,
+            Mutation::Attach { eni, .. }
+            | Mutation::Assign { eni, .. }
+            | Mutation::Unassign { eni, .. }
+            | Mutation::Detach { eni }
+            | Mutation::Delete { eni } => Some(eni),
+        }
+    }
+}
+
+/// What EC2 answered to a change that it made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mutated {
+    /// To `Create`: the ENI, not attached.
+    Created(EniObservation),
+    /// To `Assign`: the new addresses, and no others.
+    Assigned(Vec<Ipv4Addr>),
+    /// To the others.
+    Done,
 }
 
 /// The instance metadata service (IMDSv2).
@@ -63,6 +170,12 @@ pub struct EniObservation {
     pub secondary: Vec<Ipv4Addr>,
     /// Where it is attached, if anywhere.
     pub attachment: Option<EniAttachment>,
+    /// Its security groups.
+    #[serde(default)]
+    pub security_groups: Vec<String>,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
 }
 
 /// The attachment of an ENI to an instance (EC2's use of the word).
@@ -133,6 +246,12 @@ pub enum CloudErrorKind {
     Throttled,
     /// The thing asked about does not exist (it may not exist yet).
     NotFound,
+    /// It is in another state than the call needs, as an ENI that is attached already.
+    InUse,
+    /// A limit: of the instance type, the account or the Region.
+    LimitReached,
+    /// The subnet has no address left.
+    SubnetFull,
     /// Not allowed.
     Unauthorized,
     /// Anything else.
@@ -143,9 +262,11 @@ impl CloudError {
     /// How long to wait before the same call is worth making again.
     pub fn retry_after(&self) -> Duration {
         match self.kind {
-            CloudErrorKind::Unreachable | CloudErrorKind::NotFound => Duration::from_secs(1),
+            CloudErrorKind::Unreachable | CloudErrorKind::NotFound | CloudErrorKind::InUse => Duration::from_secs(1),
             CloudErrorKind::Throttled | CloudErrorKind::Other => Duration::from_secs(5),
-            CloudErrorKind::Unauthorized => Duration::from_secs(30),
+            CloudErrorKind::Unauthorized | CloudErrorKind::LimitReached | CloudErrorKind::SubnetFull => {
+                Duration::from_secs(30)
+            }
         }
     }
 }

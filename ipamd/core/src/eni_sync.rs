@@ -84,6 +84,8 @@ mod tests {
                 device_index,
                 status: EniAttachmentStatus::Attached,
             }),
+ security_groups: Vec::new(),
+ tags: Default::default(),
         }
     }
 

@@ -59,6 +59,6 @@ async fn observe(
             known.insert((identity, limits)).clone()
         }
     };
-    let enis = cloud.enis.describe_enis(&identity.instance).await?;
+    let enis = cloud.enis.describe_enis(&EniScope::AttachedTo(identity.instance.clone())).await?;
     Ok(CloudObservation { identity, limits, enis })
 }

@@ -131,6 +131,8 @@ impl Ec2 {
                 device_index: 0,
                 status: EniAttachmentStatus::Attached,
             }),
+ security_groups: Vec::new(),
+ tags: Default::default(),
         };
         Ok(Ec2 { setup, instance, limits, enis: vec![primary], journal: VecDeque::new(), faults: Vec::new(), requests: 0 })
     }

@@ -103,6 +103,8 @@ impl Bench {
                     device_index: 0,
                     status: EniAttachmentStatus::Attached,
                 }),
+ security_groups: Vec::new(),
+ tags: Default::default(),
             }],
         }
     }
