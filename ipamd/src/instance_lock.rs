@@ -43,7 +43,9 @@ impl fmt::Display for Holder {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// The run folder is not safe.
-    #[error("{folder} must be a folder of root's, writable by nobody else (it is uid {uid}, mode {mode:o}): remove it")]
+    #[error(
+        "{folder} must be a folder of root's, writable by nobody else (it is uid {uid}, mode {mode:o}): remove it"
+    )]
     Folder {
         /// The folder.
         folder: PathBuf,
@@ -70,7 +72,10 @@ pub enum LockError {
 
 impl InstanceLock {
     /// Waits for the place; `waiting` is told once per holder.
-    pub fn acquire_blocking(run_dir: &Path, mut waiting: impl FnMut(&Holder)) -> Result<InstanceLock, LockError> {
+    pub fn acquire_blocking(
+        run_dir: &Path,
+        mut waiting: impl FnMut(&Holder),
+    ) -> Result<InstanceLock, LockError> {
         let mut known = None;
         loop {
             match InstanceLock::try_acquire(run_dir)? {
@@ -94,7 +99,8 @@ impl InstanceLock {
             let path = path.clone();
             move |source| LockError::Io { step, path, source }
         };
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let opened =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = opened.map_err(io("opening"))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -109,13 +115,18 @@ impl InstanceLock {
             Ok(lock) => Some(lock),
             Err(NftError::Held) => return Ok(Err(Holder { told: String::new() })),
             Err(NftError::OwnerFlagUnsupported) => {
-                tracing::warn!("this kernel's nft tables have no owner flag: one ipamd per run folder is all that is held");
+                tracing::warn!(
+                    "this kernel's nft tables have no owner flag: one ipamd per run folder is all that is held"
+                );
                 None
             }
             Err(error) => return Err(error.into()),
         };
         let told = format!("ipamd {} with process id {}\n", env!("CARGO_PKG_VERSION"), std::process::id());
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(told.as_bytes())).map_err(io("writing"))?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(told.as_bytes()))
+            .map_err(io("writing"))?;
         Ok(Ok(InstanceLock { _file: file, _table: table }))
     }
 }

@@ -97,7 +97,8 @@ impl Loop {
         if health.can_serve() {
             return reply::Outcome::Done;
         }
-        let error = WireError::new(Code::Unavailable, "ipamd cannot serve ADD").cause(health.reasons.join("; "));
+        let error =
+            WireError::new(Code::Unavailable, "ipamd cannot serve ADD").cause(health.reasons.join("; "));
         reply::Outcome::Failed(Box::new(error.advice("see `ipamctl status`")))
     }
 

@@ -19,7 +19,9 @@ pub fn record(note: &Note, metrics: &Metrics) {
                 None => debug!(attachment = %key, ?verb, ?ending, took_us, "operation ended"),
             }
         }
-        Note::Allocated { address, attachment } => debug!(%address, attachment = %attachment.key, "allocated"),
+        Note::Allocated { address, attachment } => {
+            debug!(%address, attachment = %attachment.key, "allocated");
+        }
         Note::Dying { attachment, why } => debug!(attachment = %attachment.key, reason = ?why, "dying"),
         Note::Reaped { gone, kept, took } => {
             metrics.reaped(*gone, kept.len(), *took);
@@ -28,8 +30,12 @@ pub fn record(note: &Note, metrics: &Metrics) {
             }
         }
         Note::Restored { attachment, state } => info!(attachment = %attachment.key, state, "restored"),
-        Note::OrphanLink { ifindex, alias } => info!(ifindex, alias, "a link of ours without a record is dying"),
-        Note::Rebuilt { attachment } => warn!(attachment = %attachment.key, "rebuilt from its link: the store was empty"),
+        Note::OrphanLink { ifindex, alias } => {
+            info!(ifindex, alias, "a link of ours without a record is dying");
+        }
+        Note::Rebuilt { attachment } => {
+            warn!(attachment = %attachment.key, "rebuilt from its link: the store was empty");
+        }
         Note::CommitFailed { cause } => {
             warn!(reason = cause, "a commit failed");
         }

@@ -50,12 +50,7 @@ fn enis(owner: &Owner) -> Vec<(ipamd_core::record::EniRecord, Option<String>)> {
     owner.pool().enis().map(|e| (e.record.clone(), e.link.as_ref().map(|(_, name)| name.clone()))).collect()
 }
 
-fn status(
-    owner: &Owner,
-    pool: eni_proto::debug::PoolCounts,
-    about: &About,
-    now: Timestamp,
-) -> StatusView {
+fn status(owner: &Owner, pool: eni_proto::debug::PoolCounts, about: &About, now: Timestamp) -> StatusView {
     let health = owner.health();
     let instance = owner.instance();
     let attachments = owner.attachment_counts().into_iter().map(|(state, n)| (state.to_owned(), n)).collect();

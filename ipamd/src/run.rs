@@ -199,7 +199,8 @@ async fn serve(
 
 /// Ready on SIGTERM, SIGINT, or when a request has stopped the loop.
 async fn end_asked(this: &Rc<Loop>) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         warn!("signals cannot be handled: SIGTERM ends ipamd at once");
         return this.stopping().await;
     };
@@ -219,7 +220,8 @@ fn serve_outside(
 ) -> Result<(), StartError> {
     let path = config.debug_socket();
     let _entered = outer.enter();
-    let listener = debug::server::bind(&config.paths.run_dir).map_err(|source| socket_error(&path, source))?;
+    let listener =
+        debug::server::bind(&config.paths.run_dir).map_err(|source| socket_error(&path, source))?;
     outer.spawn(debug::server::serve(listener, queries.clone(), this.metrics.clone()));
     if let Some(listen) = config.metrics.listen {
         outer.spawn(metrics::expose::serve(listen, queries.clone(), this.metrics.clone()));
@@ -256,7 +258,8 @@ impl Threads {
             }));
         };
         let (handle, thread) = StoreThread::prepare(store, boot, STORE_QUEUE, finished);
-        let thread = thread.spawn().map_err(|source| StartError::Thread { what: "the store thread", source })?;
+        let thread =
+            thread.spawn().map_err(|source| StartError::Thread { what: "the store thread", source })?;
         self.running.push(thread);
         Ok(handle)
     }

@@ -13,8 +13,8 @@ use crate::notes;
 use crate::store::StoreHandle;
 use eni_proto::reply;
 use ipamd_core::kernel::{HostStepError, Reaped, WireError, WireStep};
-use ipamd_core::owner::event::{Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
 use ipamd_core::owner::Owner;
+use ipamd_core::owner::event::{Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
 use ipamd_core::time::Timestamp;
 use ipamd_netlink::sandbox::SandboxSocket;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -168,16 +168,25 @@ impl Shell {
         let id = effect.id;
         self.flying.insert(id);
         let refused = match effect.kind {
-            EffectKind::Commit(batch) => self.executors.store.submit(id.0, batch).err().map(|full| {
-                Completion::Committed(Err(full.to_string()))
-            }),
-            EffectKind::Wire(spec) => match effect.op.and_then(|op| Some((op, self.sandboxes.remove(&op)?))) {
-                Some((op, sandbox)) => {
-                    let job = Job::Wire { op, spec, sandbox };
-                    self.executors.netlink.submit(id, job).err().map(|_| Completion::Wired(Err(queue_full())))
+            EffectKind::Commit(batch) => self
+                .executors
+                .store
+                .submit(id.0, batch)
+                .err()
+                .map(|full| Completion::Committed(Err(full.to_string()))),
+            EffectKind::Wire(spec) => {
+                match effect.op.and_then(|op| Some((op, self.sandboxes.remove(&op)?))) {
+                    Some((op, sandbox)) => {
+                        let job = Job::Wire { op, spec, sandbox };
+                        self.executors
+                            .netlink
+                            .submit(id, job)
+                            .err()
+                            .map(|_| Completion::Wired(Err(queue_full())))
+                    }
+                    None => Some(Completion::Wired(Err(WireError::SandboxGone))),
                 }
-                None => Some(Completion::Wired(Err(WireError::SandboxGone))),
-            },
+            }
             EffectKind::Unwire(spec) => {
                 let refused = self.executors.netlink.submit(id, Job::Unwire(spec)).err();
                 refused.map(|_| Completion::Unwired(Err(step_queue_full("unwire"))))
@@ -185,7 +194,8 @@ impl Shell {
             EffectKind::Reap(links) => {
                 let indexes: Vec<u32> = links.iter().map(|l| l.ifindex).collect();
                 self.executors.reaper.submit(id, Job::Reap(links)).err().map(|_| {
-                    let kept = indexes.into_iter().map(|i| (i, "the reaper's queue is full".to_owned())).collect();
+                    let kept =
+                        indexes.into_iter().map(|i| (i, "the reaper's queue is full".to_owned())).collect();
                     Completion::Reaped(Reaped { gone: Vec::new(), kept })
                 })
             }

@@ -47,7 +47,9 @@ pub(crate) fn add(container: &Container, input: &[u8], begun: Duration) -> Resul
     }));
     let patience = Patience::since(begun, conf.deadline, ADD_RETRY);
     match ask(&conf, call, Some(&sandbox), patience, Code::TryAgainLater)? {
-        Outcome::Added(result) => Ok(Served { answer: Some(result.to_version(conf.version)), key: Some(shown) }),
+        Outcome::Added(result) => {
+            Ok(Served { answer: Some(result.to_version(conf.version)), key: Some(shown) })
+        }
         _ => Err(Failure::UnknownReply),
     }
 }

@@ -200,9 +200,13 @@ mod tests {
     #[test]
     fn add_has_all_of_it() {
         let args = "K8S_POD_NAME=web-0;IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_UID=";
-        let add = read(&[("CNI_ARGS", args), ("TRACEPARENT", "00-ab"), ("CNI_NETNS_OVERRIDE", "True")]).unwrap();
+        let add =
+            read(&[("CNI_ARGS", args), ("TRACEPARENT", "00-ab"), ("CNI_NETNS_OVERRIDE", "True")]).unwrap();
         let Verb::Add(add) = add else { panic!("{add:?}") };
-        assert_eq!((add.id.as_str(), add.ifname.as_str(), add.netns.as_str()), ("ABC-1", "eth0", "/run/netns/a"));
+        assert_eq!(
+            (add.id.as_str(), add.ifname.as_str(), add.netns.as_str()),
+            ("ABC-1", "eth0", "/run/netns/a")
+        );
         assert_eq!(add.args["K8S_POD_NAME"], "web-0");
         assert_eq!(add.args["K8S_POD_UID"], "");
         assert_eq!(add.args.len(), 4);
@@ -234,7 +238,10 @@ mod tests {
     fn unserved_verbs_name_the_served_ones() {
         for verb in ["CHECK", "GC", "add", "UPDATE"] {
             let error = read(&[("CNI_COMMAND", verb)]).unwrap_err().to_string();
-            assert!(error.contains(verb) && error.ends_with("served are ADD, DEL, STATUS, VERSION"), "{error}");
+            assert!(
+                error.contains(verb) && error.ends_with("served are ADD, DEL, STATUS, VERSION"),
+                "{error}"
+            );
         }
     }
 

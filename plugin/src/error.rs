@@ -101,9 +101,9 @@ fn call_error(error: &CallError, code: Code) -> WireError {
         wire = wire.cause(cause.to_string());
     }
     match error {
-        CallError::Unreachable { .. } | CallError::NoReply { .. } => {
-            wire.advice("is ipamd running? (systemctl status ipamd; the socket is the configuration's \"socket\")")
-        }
+        CallError::Unreachable { .. } | CallError::NoReply { .. } => wire.advice(
+            "is ipamd running? (systemctl status ipamd; the socket is the configuration's \"socket\")",
+        ),
         CallError::Deadline { .. } => wire.advice("see `ipamctl status`"),
         CallError::Request(_) | CallError::Reply { .. } | CallError::Io { .. } => wire,
     }

@@ -36,7 +36,9 @@ impl fmt::Display for InputError {
             InputError::Open { waited } => {
                 write!(f, "the network configuration on stdin did not end within {} ms", waited.as_millis())
             }
-            InputError::Read(errno) => write!(f, "reading the network configuration from stdin failed: {errno}"),
+            InputError::Read(errno) => {
+                write!(f, "reading the network configuration from stdin failed: {errno}")
+            }
         }
     }
 }

@@ -98,9 +98,11 @@ pub(crate) fn read(input: &[u8], lenient: bool) -> Result<NetConf, NetConfError>
     let version = object.get("cniVersion").and_then(Value::as_str).unwrap_or("0.1.0");
     let version = version.parse().map_err(NetConfError::Version)?;
     let keys = match serde_json::from_slice::<NetworkConfig>(input) {
-        Ok(config) => {
-            Keys { name: config.name, specific: config.specific.into_iter().collect(), runtime: config.runtime }
-        }
+        Ok(config) => Keys {
+            name: config.name,
+            specific: config.specific.into_iter().collect(),
+            runtime: config.runtime,
+        },
         Err(_) if lenient => Keys::lenient(&object),
         Err(error) => return Err(NetConfError::Invalid { cause: error.to_string() }),
     };
@@ -128,7 +130,8 @@ impl Keys {
             Some(Value::String(path)) if path.starts_with('/') => PathBuf::from(path),
             Some(other) => return Err(refused("socket", other, "an absolute path")),
         };
-        let deadline = self.number("deadline_ms", DEADLINE_RANGE_MS, "a number of milliseconds from 1000 to 600000");
+        let deadline =
+            self.number("deadline_ms", DEADLINE_RANGE_MS, "a number of milliseconds from 1000 to 600000");
         let mtu = self.number("mtu", MTU_RANGE, "a number of bytes from 576 to 65535");
         let mode = match self.specific.get("mode") {
             None => Ok(None),
@@ -221,7 +224,8 @@ mod tests {
 
     #[test]
     fn annotations_of_our_prefix_alone_travel() {
-        let annotations = json!({ "eni-cni.io/mode": "shared", "kubectl/last": "x".repeat(1000), "eni-cni.io/n": 1 });
+        let annotations =
+            json!({ "eni-cni.io/mode": "shared", "kubectl/last": "x".repeat(1000), "eni-cni.io/n": 1 });
         let read = conf(&json!({ "runtimeConfig": { ANNOTATIONS: annotations } })).unwrap();
         assert_eq!(read.annotations, BTreeMap::from([("eni-cni.io/mode".to_owned(), "shared".to_owned())]));
     }

@@ -60,8 +60,8 @@ impl std::error::Error for SandboxError {}
 pub(crate) fn open_socket(path: &str, own_allowed: bool) -> Result<OwnedFd, SandboxError> {
     // O_NONBLOCK: a path that names a pipe must not make the plugin wait for a writer.
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let target =
-        open(path, flags, Mode::empty()).map_err(|errno| SandboxError::Open { path: path.to_owned(), errno })?;
+    let target = open(path, flags, Mode::empty())
+        .map_err(|errno| SandboxError::Open { path: path.to_owned(), errno })?;
     let kind = fstatfs(&target).map_err(|errno| SandboxError::Open { path: path.to_owned(), errno })?;
     if kind.filesystem_type() != NSFS_MAGIC {
         return Err(SandboxError::NotNamespace { path: path.to_owned() });

@@ -112,7 +112,9 @@ impl CallError {
     fn of(path: &Path, step: Step, source: io::Error) -> Self {
         let path = path.to_owned();
         match (step, source.raw_os_error().map(Errno::from_raw)) {
-            (Step::Connect, Some(Errno::ENOENT | Errno::ECONNREFUSED)) => CallError::Unreachable { path, source },
+            (Step::Connect, Some(Errno::ENOENT | Errno::ECONNREFUSED)) => {
+                CallError::Unreachable { path, source }
+            }
             // SO_SNDTIMEO and SO_RCVTIMEO say EAGAIN when they pass.
             (_, Some(Errno::EAGAIN)) => CallError::Deadline { path, step },
             (Step::Send | Step::Receive, Some(Errno::EPIPE | Errno::ECONNRESET)) => {
@@ -138,7 +140,9 @@ impl fmt::Display for CallError {
         match self {
             CallError::Unreachable { path, .. } => write!(f, "nobody listens on {}", path.display()),
             CallError::NoReply { path, .. } => write!(f, "{} was closed without a reply", path.display()),
-            CallError::Deadline { path, step } => write!(f, "the deadline passed {step} on {}", path.display()),
+            CallError::Deadline { path, step } => {
+                write!(f, "the deadline passed {step} on {}", path.display())
+            }
             CallError::Request(_) => f.write_str("the request does not fit a frame"),
             CallError::Reply { path, .. } => write!(f, "the reply on {} is not valid", path.display()),
             CallError::Io { path, step, .. } => write!(f, "{step} on {} failed", path.display()),
@@ -198,8 +202,7 @@ pub fn call_with_retry(
 fn open(path: &Path, deadline: Duration) -> Result<OwnedFd, CallError> {
     let fail = |errno: Errno| CallError::of(path, Step::Connect, errno.into());
     let address = UnixAddr::new(path).map_err(fail)?;
-    let socket =
-        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(fail)?;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).map_err(fail)?;
     loop {
         let left = time_left(path, Step::Connect, deadline)?;
         setsockopt(&socket, sockopt::SendTimeout, &left).map_err(fail)?;

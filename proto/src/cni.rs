@@ -230,7 +230,10 @@ mod tests {
     #[test]
     fn errors_carry_the_request_version_and_code() {
         let object = error_object("0.4.0", &WireError::new(Code::TryAgainLater, "no address").advice("wait"));
-        assert_eq!(object, json!({"cniVersion": "0.4.0", "code": 11, "msg": "no address", "details": "wait"}));
+        assert_eq!(
+            object,
+            json!({"cniVersion": "0.4.0", "code": 11, "msg": "no address", "details": "wait"})
+        );
     }
 
     #[test]

@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn details_join_cause_ec2_and_advice() {
-        let mut error = WireError::new(Code::TryAgainLater, "no address").cause("subnet full").advice("add a subnet");
+        let mut error =
+            WireError::new(Code::TryAgainLater, "no address").cause("subnet full").advice("add a subnet");
         error.ec2_code = Some("InsufficientFreeAddressesInSubnet".into());
         error.retry_after_ms = Some(500);
         assert_eq!(

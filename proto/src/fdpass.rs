@@ -130,7 +130,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     fn route_socket() -> OwnedFd {
-        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute).unwrap()
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
+            .unwrap()
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The client against sockets that misbehave in each way it tells apart.
 
+// All of this program is a test.
+#![allow(clippy::unwrap_used)]
+
 use eni_proto::client::{CallError, Patience, Step, boottime, call, call_with_retry};
 use eni_proto::fdpass;
 use eni_proto::frame::{self, FrameError, MAX_FRAME};

@@ -4,6 +4,9 @@
 //! A fixture of a released version is never edited; a change of the protocol adds files, or a folder for a new
 //! version.
 
+// All of this program is a test.
+#![allow(clippy::unwrap_used)]
+
 use eni_proto::cni::{AddResult, Dns, Interface, IpConfig, Route};
 use eni_proto::error::{Code, WireError};
 use eni_proto::ids::{AttachmentKey, MacAddr};
@@ -107,10 +110,7 @@ fn requests_of_version_1() {
 fn requests_of_another_version() {
     read_only("request_add_defaulted", add(minimal_add()));
     let newer = Add { mode: Some(Mode::Other), ..minimal_add() };
-    read_only(
-        "request_add_unknown_fields",
-        Request { proto_version: 7, call: Call::Add(Box::new(newer)) },
-    );
+    read_only("request_add_unknown_fields", Request { proto_version: 7, call: Call::Add(Box::new(newer)) });
     let call = Call::Other(json!({ "rewind": { "to": "yesterday" } }));
     both_ways("request_unknown_call", Request { proto_version: 9, call });
 }

@@ -1,6 +1,9 @@
 //! Descriptors that do not fit are an error, and those that did fit are closed. One test in a binary of its own: it
 //! lowers the limit of open files of its process.
 
+// All of this program is a test.
+#![allow(clippy::unwrap_used)]
+
 use eni_proto::fdpass;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};

@@ -131,11 +131,11 @@ fn cni_32_at_once() {
         .enumerate()
         .map(|(n, s)| Call::new(&node, "ADD").of(&name(n), &s.path()).pod(&name(n)));
     let running: Vec<_> = calls.map(|call| call.start()).collect();
-    let answers: Vec<_> = running.into_iter().map(|call| call.end()).collect();
+    let answers: Vec<_> = running.into_iter().map(eni_tests::cni::Running::end).collect();
     for answer in &answers {
         assert_eq!(answer.code, Some(0), "{}", answer.stdout);
     }
-    let addresses: BTreeSet<_> = answers.iter().map(|a| a.address()).collect();
+    let addresses: BTreeSet<_> = answers.iter().map(eni_tests::cni::Answer::address).collect();
     assert_eq!(addresses.len(), 32, "no address has two holders");
     for (sandbox, answer) in sandboxes.iter().zip(&answers) {
         assert_eq!(sandbox.address("eth0"), Some(answer.address()));

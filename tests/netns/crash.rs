@@ -32,7 +32,7 @@ fn netns_a_daemon_killed_among_adds_loses_nothing() {
         let running: Vec<_> = calls.collect();
         node.kill_ipamd();
         node.start_ipamd();
-        let answers: Vec<_> = running.into_iter().map(|call| call.end()).collect();
+        let answers: Vec<_> = running.into_iter().map(eni_tests::cni::Running::end).collect();
         let mut held = BTreeSet::new();
         for (sandbox, answer) in sandboxes.iter().zip(&answers) {
             assert_eq!(answer.code, Some(0), "round {round}: {}", answer.stdout);

@@ -3,6 +3,9 @@
 //! Owns the proof by packets: the VPC's router drops and counts what leaves by an ENI that does not own its source, so
 //! wrong routing shows as a failed ping and a counted drop.
 
+// All of this program is a test.
+#![allow(clippy::unwrap_used)]
+
 mod crash;
 mod instances;
 mod paths;

@@ -7,6 +7,9 @@
 //!
 //! A failing history prints its seed; `SIM_SEED=N` replays it alone, `SIM_HISTORIES=N` runs that many.
 
+// All of this program is a test.
+#![allow(clippy::unwrap_used)]
+
 mod kernel;
 mod scheduler;
 mod world;

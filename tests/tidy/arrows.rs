@@ -121,9 +121,12 @@ fn broken_manifest(path: &str, text: &str) -> Vec<String> {
     let inherited = lints.and_then(|l| l.get("workspace")).and_then(toml::Value::as_bool) == Some(true);
     let level =
         lints.and_then(|l| l.get("rust")).and_then(|r| r.get("unsafe_code")).and_then(toml::Value::as_str);
-    let may_deny =
-        UNSAFE.iter().any(|file| path.strip_suffix("Cargo.toml").is_some_and(|dir| file.starts_with(dir)));
-    if !inherited && !(may_deny && level == Some("deny")) {
+    let may_deny = UNSAFE
+        .iter()
+        .filter_map(|file| file.split_once("/src/"))
+        .any(|(own, _)| path == format!("{own}/Cargo.toml"));
+    let denied = may_deny && level == Some("deny");
+    if !inherited && !denied {
         broken.push(format!("{path}: lints.workspace = true is missing"));
     }
     broken

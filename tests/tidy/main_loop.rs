@@ -108,10 +108,10 @@ impl Names {
             }
             syn::UseTree::Name(name) => self.push(joined(&name.ident), false, name.ident.span().start().line),
             syn::UseTree::Rename(name) => {
-                self.push(joined(&name.ident), false, name.ident.span().start().line)
+                self.push(joined(&name.ident), false, name.ident.span().start().line);
             }
             syn::UseTree::Glob(glob) => {
-                self.push(before.to_owned(), false, glob.star_token.spans[0].start().line)
+                self.push(before.to_owned(), false, glob.star_token.spans[0].start().line);
             }
             syn::UseTree::Group(group) => group.items.iter().for_each(|item| self.tree(before, item)),
         }

@@ -27,7 +27,7 @@ struct Found {
 }
 
 impl Found {
-    fn judge(&mut self, what: String, lines: usize, limit: &Limit) {
+    fn judge(&mut self, what: &str, lines: usize, limit: &Limit) {
         if lines > limit.too_long {
             self.too_long.push(format!("{what}: {lines} lines, more than {}", limit.too_long));
         } else if lines > limit.long {
@@ -45,7 +45,7 @@ impl Functions<'_> {
     fn measure(&mut self, signature: &syn::Signature, block: &syn::Block) {
         let first = signature.span().start().line;
         let lines = block.span().end().line - first + 1;
-        self.found.judge(format!("{}:{first}: fn {}", self.path, signature.ident), lines, &FUNCTION);
+        self.found.judge(&format!("{}:{first}: fn {}", self.path, signature.ident), lines, &FUNCTION);
     }
 }
 
@@ -71,7 +71,7 @@ impl<'ast> Visit<'ast> for Functions<'_> {
 fn judge(sources: &[Source]) -> Found {
     let mut found = Found::default();
     for source in sources.iter().filter(|source| !GENERATED.contains(&source.path.as_str())) {
-        found.judge(source.path.clone(), source.text.lines().count(), &FILE);
+        found.judge(&source.path, source.text.lines().count(), &FILE);
         let parsed = source.parsed();
         Functions { path: &source.path, found: &mut found }.visit_file(&parsed);
     }

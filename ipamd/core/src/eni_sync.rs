@@ -58,7 +58,9 @@ pub fn plan(pool: &Pool, instance: &InstanceId, observed: &[EniObservation]) -> 
     for record in pool.addresses().filter(|r| !named.contains(&r.address)) {
         match record.state {
             AddressState::Free { .. } | AddressState::Cooling { .. } => plan.unnamed.push(record.address),
-            AddressState::Allocated { .. } | AddressState::Quarantined { .. } => plan.missing.push(record.address),
+            AddressState::Allocated { .. } | AddressState::Quarantined { .. } => {
+                plan.missing.push(record.address);
+            }
         }
     }
     plan

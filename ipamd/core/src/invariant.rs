@@ -27,10 +27,14 @@ pub fn check(owner: &Owner) -> Vec<Violation> {
                     broken.push(format!("{} is allocated to {attachment:?}, which is dying", record.address));
                 }
                 Some(holder) if !holder.addresses.contains(&record.address) => {
-                    broken.push(format!("{} is allocated to {attachment:?}, which does not name it", record.address));
+                    broken.push(format!(
+                        "{} is allocated to {attachment:?}, which does not name it",
+                        record.address
+                    ));
                 }
                 Some(_) => {}
-                None => broken.push(format!("{} is allocated to {attachment:?}, which is unknown", record.address)),
+                None => broken
+                    .push(format!("{} is allocated to {attachment:?}, which is unknown", record.address)),
             },
             AddressState::Free { .. } => {
                 if let Some(holder) = records.iter().find(|r| r.addresses.contains(&record.address)) {

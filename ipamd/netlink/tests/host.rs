@@ -1,6 +1,9 @@
 //! The host's kernel for real, in network namespaces of the test: wiring, taken names and numbers, taking off,
 //! reaping, conntrack, the lock. Needs root.
 
+// All of this program is a test.
+#![allow(clippy::unwrap_used)]
+
 use eni_proto::fdpass;
 use eni_proto::ids::{MacAddr, NetnsCookie};
 use ipamd_core::kernel::{

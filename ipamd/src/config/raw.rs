@@ -156,7 +156,11 @@ fn broken(key: &'static str, value: &(impl ToString + ?Sized), rule: &'static st
 
 fn absolute(key: &'static str, text: &str) -> Result<PathBuf, Broken> {
     let path = PathBuf::from(text);
-    if path.is_absolute() { Ok(path) } else { Err(broken(key, &format!("{text:?}"), "must be an absolute path")) }
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(broken(key, &format!("{text:?}"), "must be an absolute path"))
+    }
 }
 
 fn within<T: PartialOrd + ToString + Copy>(
@@ -189,15 +193,24 @@ impl Raw {
         let listen = match self.metrics.listen.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|_| {
-                broken("metrics.listen", &format!("{text:?}"), "must be an address and a port, or empty for none")
+                broken(
+                    "metrics.listen",
+                    &format!("{text:?}"),
+                    "must be an address and a port, or empty for none",
+                )
             })?),
         };
         let level = self.log.level;
         if tracing_subscriber::EnvFilter::try_new(&level).is_err() {
-            return Err(broken("log.level", &format!("{level:?}"), "must be a level or a filter as \"ipamd=debug,info\""));
+            return Err(broken(
+                "log.level",
+                &format!("{level:?}"),
+                "must be a level or a filter as \"ipamd=debug,info\"",
+            ));
         }
         let mtu = within("data_plane.mtu", self.data_plane.mtu, 576, 65_535, "must be 576 to 65535")?;
-        let queue = within("data_plane.txqueuelen", self.data_plane.txqueuelen, 0, 100_000, "must be 0 to 100000")?;
+        let queue =
+            within("data_plane.txqueuelen", self.data_plane.txqueuelen, 0, 100_000, "must be 0 to 100000")?;
         let hour = 3_600_000;
         let cooldown = within("pool.cooldown_ms", self.pool.cooldown_ms, 0, hour, "must be 0 to 3600000")?;
         let period = self.timing.describe_period_ms;
@@ -205,7 +218,8 @@ impl Raw {
         let drain = within("timing.drain_ms", self.timing.drain_ms, 0, 60_000, "must be 0 to 60000")?;
         let seats = self.sockets.max_connections;
         let seats = within("sockets.max_connections", seats, 8, 65_536, "must be 8 to 65536")?;
-        let waiters = within("sockets.max_waiters", self.sockets.max_waiters, 1, 65_536, "must be 1 to 65536")?;
+        let waiters =
+            within("sockets.max_waiters", self.sockets.max_waiters, 1, 65_536, "must be 1 to 65536")?;
         Ok(Config {
             paths: Paths { run_dir, store },
             cloud: Cloud { control: absolute("cloud.control", &self.cloud.control)? },

@@ -148,7 +148,8 @@ fn status(view: &StatusView) -> String {
     ];
     rows.extend(view.reasons.iter().map(|reason| ("reason", reason.clone())));
     for reconciler in &view.reconcilers {
-        let text = format!("{}, {} passes, {} failed", reconciler.state, reconciler.passes, reconciler.failures);
+        let text =
+            format!("{}, {} passes, {} failed", reconciler.state, reconciler.passes, reconciler.failures);
         rows.push(("reconciler", format!("{}: {text}", reconciler.name)));
     }
     rows.extend(view.start.iter().map(|step| ("start", format!("{} ms: {}", step.at_ms, step.step))));

@@ -90,7 +90,12 @@ pub async fn serve_stream(
 
 type Body = Response<Full<Bytes>>;
 
-async fn answer(request: &Request<Incoming>, queries: &QueryClient, metrics: &Metrics, metrics_only: bool) -> Body {
+async fn answer(
+    request: &Request<Incoming>,
+    queries: &QueryClient,
+    metrics: &Metrics,
+    metrics_only: bool,
+) -> Body {
     if request.method() != Method::GET {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here".to_owned());
     }
@@ -115,7 +120,11 @@ async fn answer(request: &Request<Incoming>, queries: &QueryClient, metrics: &Me
     match want {
         Want::Gauges => {
             let text = metrics.render(&snapshot);
-            body(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text.into_bytes())
+            body(
+                StatusCode::OK,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                text.into_bytes(),
+            )
         }
         Want::Status => json(&snapshot.status),
         Want::Pool => json(&pool(&snapshot)),

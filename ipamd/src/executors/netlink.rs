@@ -78,7 +78,8 @@ fn carry_out(host: &mut Host, effect: EffectId, job: Job) -> Finished {
     let completion = match job {
         Job::Wire { op, spec, sandbox } => {
             let result = host.wire(&spec, &sandbox);
-            let again = matches!(result, Err(WireError::IfindexTaken { .. } | WireError::HostNameTaken { .. }));
+            let again =
+                matches!(result, Err(WireError::IfindexTaken { .. } | WireError::HostNameTaken { .. }));
             let sandbox = again.then_some(sandbox);
             return Finished::Wired { effect, op, completion: Completion::Wired(result), sandbox };
         }

@@ -190,7 +190,8 @@ impl Metrics {
 
     /// Steps on the host's own network.
     pub fn host_steps(&self, steps: usize, failed: usize) {
-        let count = |outcome, n: usize| self.host_steps.get_or_create(&OutcomeLabels { outcome }).inc_by(n as u64);
+        let count =
+            |outcome, n: usize| self.host_steps.get_or_create(&OutcomeLabels { outcome }).inc_by(n as u64);
         count(Outcome::Ok, steps.saturating_sub(failed));
         count(Outcome::Failed, failed);
     }

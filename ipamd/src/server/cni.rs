@@ -95,7 +95,8 @@ async fn connection(this: &Rc<Loop>, stream: &UnixStream) {
         Ok(Err(error)) => {
             this.metrics.refused(Refused::BadFrame);
             tracing::warn!(%error, "a request could not be read");
-            let error = WireError::new(Code::Decode, "the request could not be read").cause(error.to_string());
+            let error =
+                WireError::new(Code::Decode, "the request could not be read").cause(error.to_string());
             return answer(stream, reply::Outcome::Failed(Box::new(error))).await;
         }
         Err(_) => {
@@ -184,11 +185,15 @@ async fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut buffer = vec![0u8; READ];
     let mut wanted = None;
     while wanted.is_none_or(|wanted| bytes.len() < wanted) {
-        let (count, mut received) =
-            stream.async_io(Interest::READABLE, || fdpass::recv_with_fds(stream.as_fd(), &mut buffer)).await?;
+        let (count, mut received) = stream
+            .async_io(Interest::READABLE, || fdpass::recv_with_fds(stream.as_fd(), &mut buffer))
+            .await?;
         descriptors.append(&mut received);
         if count == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed in the middle of it"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the connection was closed in the middle of it",
+            ));
         }
         bytes.extend_from_slice(&buffer[..count]);
         if wanted.is_none()
@@ -248,5 +253,7 @@ async fn send(stream: &UnixStream, outcome: reply::Outcome) -> io::Result<()> {
         }
         Ok(())
     });
-    sent.await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the reader did not take it in time")))
+    sent.await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the reader did not take it in time"))
+    })
 }

@@ -5,11 +5,11 @@
 
 use eni_proto::error::{Code, WireError};
 use eni_proto::frame;
+use eni_proto::ids::NetnsCookie;
 use eni_proto::request::{Add, Call, Del, HandOver, Mode, Request, args};
 use ipamd_core::owner::event::AddAsk;
 use ipamd_core::time::Timestamp;
 use ipamd_netlink::sandbox::SandboxSocket;
-use eni_proto::ids::NetnsCookie;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -70,7 +70,9 @@ pub fn check(
             let name = value.as_object().and_then(|o| o.keys().next().cloned()).unwrap_or_default();
             let text = format!("the call {name:?} is not served");
             let error = WireError::new(Code::InvalidEnvironment, text);
-            Err(Box::new(error.advice("served are add, del, status and hand_over; is the plugin newer than ipamd?")))
+            Err(Box::new(
+                error.advice("served are add, del, status and hand_over; is the plugin newer than ipamd?"),
+            ))
         }
     }
 }

@@ -34,7 +34,8 @@ pub(super) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 /// The record of bytes.
 pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
     let error = |cause: String| DecodeError { table, cause };
-    let (header, body) = bytes.split_first_chunk::<HEADER>().ok_or_else(|| error("it is too short".into()))?;
+    let (header, body) =
+        bytes.split_first_chunk::<HEADER>().ok_or_else(|| error("it is too short".into()))?;
     if header[0] != VERSION {
         return Err(error(format!("its layout is version {}, this is {VERSION}", header[0])));
     }

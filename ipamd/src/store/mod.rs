@@ -75,7 +75,8 @@ impl Store {
                         enis.remove(id.as_str().as_bytes())?;
                     }
                     Write::PutAddress(record) => {
-                        addresses.insert(record.address.octets().as_slice(), codec::encode(record).as_slice())?;
+                        addresses
+                            .insert(record.address.octets().as_slice(), codec::encode(record).as_slice())?;
                     }
                     Write::DeleteAddress(address) => {
                         addresses.remove(address.octets().as_slice())?;

@@ -40,7 +40,9 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// It was written by a newer ipamd.
-    #[error("{path} has schema {found}, this ipamd knows {SCHEMA}: start the newer ipamd again, or move the file away")]
+    #[error(
+        "{path} has schema {found}, this ipamd knows {SCHEMA}: start the newer ipamd again, or move the file away"
+    )]
     NewerSchema {
         /// The file.
         path: PathBuf,
@@ -48,7 +50,9 @@ pub enum OpenError {
         found: u32,
     },
     /// It is damaged.
-    #[error("{path} is damaged ({cause}): move it away to start with an empty store; attachments are rebuilt from their links")]
+    #[error(
+        "{path} is damaged ({cause}): move it away to start with an empty store; attachments are rebuilt from their links"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -118,7 +122,10 @@ impl Store {
         check_folder(folder)?;
         let mut notes = Vec::new();
         if statfs(folder).is_ok_and(|fs| fs.filesystem_type() != TMPFS_MAGIC) {
-            notes.push(format!("the store's folder {} is not on a tmpfs: each commit waits for a disk", folder.display()));
+            notes.push(format!(
+                "the store's folder {} is not on a tmpfs: each commit waits for a disk",
+                folder.display()
+            ));
         }
         let exists = match fs::metadata(path) {
             Ok(found) if !found.is_file() => {
@@ -132,7 +139,8 @@ impl Store {
         if exists {
             try_a_copy(path)?;
         }
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         drop(file.map_err(io("opening"))?);
         let store = open_database(path).map_err(|error| classify(path, error))?;
         store.make_tables().map_err(|error| classify(path, error))?;

@@ -94,7 +94,8 @@ impl<F: FnMut(Vec<CommitDone>) + Send + 'static> StoreThread<F> {
             let begun = clock::now();
             let result = self.commit(&jobs);
             let took = clock::now() - begun;
-            let ended = jobs.into_iter().map(|job| CommitDone { ticket: job.ticket, result: result.clone(), took });
+            let ended =
+                jobs.into_iter().map(|job| CommitDone { ticket: job.ticket, result: result.clone(), took });
             (self.done)(ended.collect());
         }
     }
@@ -115,4 +116,3 @@ impl<F: FnMut(Vec<CommitDone>) + Send + 'static> StoreThread<F> {
         })
     }
 }
-

@@ -5,7 +5,8 @@
 use crate::control::{Answer, MAX_LINE, Request};
 use eni_proto::ids::InstanceId;
 use ipamd_core::cloud::{
-    self, CloudError, CloudErrorKind, EniApi, EniObservation, InstanceIdentity, InstanceLimits, InstanceMetadata,
+    self, CloudError, CloudErrorKind, EniApi, EniObservation, InstanceIdentity, InstanceLimits,
+    InstanceMetadata,
 };
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,13 +50,13 @@ impl ControlClient {
         request: Request,
         pick: impl FnOnce(Answer) -> Option<T>,
     ) -> Result<T, CloudError> {
-        let error = |kind, message| CloudError { kind, call: call.to_owned(), message, code: None, request_id: None };
+        let error =
+            |kind, message| CloudError { kind, call: call.to_owned(), message, code: None, request_id: None };
         match self.call(&request).await {
             Ok(Answer::Refused(refused)) => Err(refused),
             Ok(Answer::Failed(message)) => Err(error(CloudErrorKind::Other, message)),
-            Ok(answer) => {
-                pick(answer).ok_or_else(|| error(CloudErrorKind::Other, "another call was answered".to_owned()))
-            }
+            Ok(answer) => pick(answer)
+                .ok_or_else(|| error(CloudErrorKind::Other, "another call was answered".to_owned())),
             Err(cause) => {
                 let message = format!("the embedded VPC at {} did not answer: {cause}", self.path.display());
                 Err(error(CloudErrorKind::Unreachable, message))

@@ -7,7 +7,8 @@
 use crate::limits;
 use eni_proto::ids::{EniId, InstanceId, MacAddr, SubnetId};
 use ipamd_core::cloud::{
-    CloudError, CloudErrorKind, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity, InstanceLimits,
+    CloudError, CloudErrorKind, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity,
+    InstanceLimits,
 };
 use ipamd_core::time::Timestamp;
 use ipnet::Ipv4Net;
@@ -102,8 +103,8 @@ pub struct Ec2 {
 impl Ec2 {
     /// Boots the instance with its primary ENI and that ENI's secondary addresses.
     pub fn boot(setup: Setup) -> Result<Ec2, SetupError> {
-        let limits =
-            limits::of(&setup.instance_type).ok_or_else(|| SetupError::UnknownType(setup.instance_type.clone()))?;
+        let limits = limits::of(&setup.instance_type)
+            .ok_or_else(|| SetupError::UnknownType(setup.instance_type.clone()))?;
         let most = limits.addresses_per_eni - 1;
         if setup.secondary > most {
             let instance_type = setup.instance_type.clone();
@@ -134,7 +135,15 @@ impl Ec2 {
  security_groups: Vec::new(),
  tags: Default::default(),
         };
-        Ok(Ec2 { setup, instance, limits, enis: vec![primary], journal: VecDeque::new(), faults: Vec::new(), requests: 0 })
+        Ok(Ec2 {
+            setup,
+            instance,
+            limits,
+            enis: vec![primary],
+            journal: VecDeque::new(),
+            faults: Vec::new(),
+            requests: 0,
+        })
     }
 
     /// What was set up.
@@ -170,7 +179,11 @@ impl Ec2 {
     }
 
     /// The instance identity document and the primary ENI's part of the metadata tree.
-    pub fn identity(&mut self, injected: Option<String>, now: Timestamp) -> Result<InstanceIdentity, CloudError> {
+    pub fn identity(
+        &mut self,
+        injected: Option<String>,
+        now: Timestamp,
+    ) -> Result<InstanceIdentity, CloudError> {
         let refused = injected.map(|code| (code, "injected".to_owned()));
         self.record("InstanceIdentity", String::new(), refused, now)?;
         Ok(InstanceIdentity {
@@ -206,7 +219,8 @@ impl Ec2 {
             let text = format!("The following supplied instance types do not exist: [{instance_type}]");
             ("InvalidInstanceType".to_owned(), text)
         };
-        let refused = injected.map(|code| (code, "injected".to_owned())).or_else(|| found.is_none().then(unknown));
+        let refused =
+            injected.map(|code| (code, "injected".to_owned())).or_else(|| found.is_none().then(unknown));
         self.record("DescribeInstanceTypes", format!("InstanceType.1={instance_type}"), refused, now)?;
         Ok(found.unwrap_or_else(|| self.limits.clone()))
     }
@@ -282,7 +296,10 @@ mod tests {
         let instance = ec2.identity(None, now).unwrap().instance;
         assert_eq!(ec2.describe_enis(&instance, None, now).unwrap().len(), 1);
         assert_eq!(ec2.describe_enis(&"i-2".parse().unwrap(), None, now).unwrap().len(), 0);
-        assert_eq!(ec2.describe_limits("m5.huge", None, now).unwrap_err().code.unwrap(), "InvalidInstanceType");
+        assert_eq!(
+            ec2.describe_limits("m5.huge", None, now).unwrap_err().code.unwrap(),
+            "InvalidInstanceType"
+        );
         let fault = Fault {
             call: "DescribeNetworkInterfaces".into(),
             error: Some("RequestLimitExceeded".into()),

@@ -132,8 +132,9 @@ fn inspect(control: &Path, what: &str) -> Result<(), Failure> {
         "shutdown" => Request::Shutdown,
         other => serde_json::from_str(other)?,
     };
-    let mut stream = UnixStream::connect(control)
-        .map_err(|error| format!("{} was not reached: {error}; is `embedded-vpc run` there?", control.display()))?;
+    let mut stream = UnixStream::connect(control).map_err(|error| {
+        format!("{} was not reached: {error}; is `embedded-vpc run` there?", control.display())
+    })?;
     let mut line = serde_json::to_string(&request)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;

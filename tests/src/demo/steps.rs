@@ -4,7 +4,7 @@
 
 use super::screen::{Screen, milliseconds};
 use super::traces;
-use crate::cni::{Call, del};
+use crate::cni::{Call, Running, del};
 use crate::node::{Node, Options};
 use crate::sandbox::Sandbox;
 use crate::traffic::{Connection, Echo, inside, ping, tcp};
@@ -233,7 +233,7 @@ fn kill_among_adds(screen: &mut Screen, node: &mut Node, containers: &mut Vec<Co
     running.extend(new[4..].iter().map(start));
     screen.check(open.exchange(1024 * 1024), "with ipamd dead, a connection that was open before goes on");
     node.start_ipamd();
-    let answers: Vec<_> = running.into_iter().map(|call| call.end()).collect();
+    let answers: Vec<_> = running.into_iter().map(Running::end).collect();
     let took = boottime().saturating_sub(killed);
     let failed: Vec<String> =
         answers.iter().filter(|a| a.code != Some(0)).map(|a| a.stdout.clone()).collect();

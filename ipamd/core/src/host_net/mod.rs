@@ -8,8 +8,8 @@
 pub mod nft;
 
 use crate::kernel::{
-    BASE_ROUTE_METRIC, DYING_GROUP, ENI_GROUP, ENI_INET, HostStep, HostView, LinkView, NeighbourView, PODS_RULE_PRIORITY,
-    PODS_TABLE, POD_GROUP, POD_INET, PROTOCOL, RouteAction, RouteView,
+    BASE_ROUTE_METRIC, DYING_GROUP, ENI_GROUP, ENI_INET, HostStep, HostView, LinkView, NeighbourView,
+    POD_GROUP, POD_INET, PODS_RULE_PRIORITY, PODS_TABLE, PROTOCOL, RouteAction, RouteView,
 };
 use crate::record::EniRecord;
 use eni_proto::ids::MacAddr;
@@ -84,12 +84,14 @@ pub fn plan(wanted: &Wanted, observed: &HostView) -> Vec<Planned> {
     let mut plan = Vec::new();
     let links = find_links(&wanted.enis, observed);
     let primary = wanted.enis.iter().find(|e| e.device_index == 0);
-    let prefsrc = primary.map(|e| e.primary).filter(|p| observed.addresses.iter().any(|a| a.address.addr() == *p));
+    let prefsrc =
+        primary.map(|e| e.primary).filter(|p| observed.addresses.iter().any(|a| a.address.addr() == *p));
     remove_routes(wanted, observed, &mut plan);
     ensure_rule(observed, &mut plan);
     ensure_base_routes(wanted, observed, &mut plan);
     for eni in &wanted.enis {
-        let link = links.get(&eni.mac).and_then(|(index, _)| observed.links.iter().find(|l| l.ifindex == *index));
+        let link =
+            links.get(&eni.mac).and_then(|(index, _)| observed.links.iter().find(|l| l.ifindex == *index));
         if let Some(link) = link {
             ensure_link(link, ENI_GROUP + eni.number(), ENI_INET, &mut plan);
         }

@@ -151,7 +151,9 @@ fn a_dying_link_is_never_repaired() {
     let mut view = bare();
     view.links[1].group = DYING_GROUP;
     let steps = plan(&wanted(), &view);
-    assert!(!steps.iter().any(|p| matches!(&p.step, HostStep::SetLink { ifindex, .. } if *ifindex == POD_LINK)));
+    assert!(
+        !steps.iter().any(|p| matches!(&p.step, HostStep::SetLink { ifindex, .. } if *ifindex == POD_LINK))
+    );
     assert!(!steps.iter().any(|p| matches!(&p.step, HostStep::AddRoute(r) if r.metric == 0)));
 }
 

@@ -7,8 +7,8 @@
 use super::commit::RecordId;
 use super::del::LinkFate;
 use super::event::{AddAsk, DyingReason, EffectKind, Ending, Note, OpId, Phases, Verb};
-use super::{Op, Owner, Phase, Purpose, names};
 use super::outside::{alias, result, wire_refusal};
+use super::{Op, Owner, Phase, Purpose, names};
 use crate::kernel::{DYING_GROUP, FIRST_IFINDEX, POD_GROUP, WireError, WireSpec};
 use crate::record::{AddressRecord, AttachmentId, AttachmentRecord, AttachmentState, Write};
 use crate::time::Timestamp;
@@ -61,7 +61,9 @@ impl Owner {
         let ask = op.ask.as_ref()?;
         if self.ops.len() >= self.config.max_waiters {
             let text = format!("{} operations are under way already", self.ops.len());
-            return Some(ReplyError::new(Code::TryAgainLater, text).advice("raise sockets.max_waiters or try again"));
+            return Some(
+                ReplyError::new(Code::TryAgainLater, text).advice("raise sockets.max_waiters or try again"),
+            );
         }
         if ask.mode != Mode::Shared {
             let text = "the network configuration's mode is not one that this ipamd serves";
@@ -69,7 +71,9 @@ impl Owner {
         }
         if ask.key.ids_len() > IDS_MAX {
             let text = format!("network name, container id and ifname are over {IDS_MAX} bytes together");
-            return Some(ReplyError::new(Code::InvalidEnvironment, text).advice("shorten the network's name"));
+            return Some(
+                ReplyError::new(Code::InvalidEnvironment, text).advice("shorten the network's name"),
+            );
         }
         None
     }
@@ -84,7 +88,8 @@ impl Owner {
         let wanted_mtu = ask.mtu.unwrap_or(self.config.mtu);
         if let Some(slot) = self.attachments.current(&ask.key) {
             let record = slot.record.clone();
-            let same = record.netns_cookie == ask.cookie && record.mode == ask.mode && record.mtu == wanted_mtu;
+            let same =
+                record.netns_cookie == ask.cookie && record.mode == ask.mode && record.mtu == wanted_mtu;
             if same && record.state == AttachmentState::Live {
                 self.attachments.set_delivered(&record.id(), id);
                 let result = reply::Outcome::Added(Box::new(record.result.clone()));
@@ -257,7 +262,8 @@ impl Owner {
                 }
             }
             (Err(cause), Ok(())) => {
-                let error = ReplyError::new(Code::TryAgainLater, "the assignment could not be recorded").cause(cause);
+                let error =
+                    ReplyError::new(Code::TryAgainLater, "the assignment could not be recorded").cause(cause);
                 self.undo(id, &attachment, DyingReason::AddFailed, error, now);
             }
         }
@@ -320,7 +326,14 @@ impl Owner {
         true
     }
 
-    fn undo(&mut self, id: OpId, attachment: &AttachmentId, why: DyingReason, error: ReplyError, now: Timestamp) {
+    fn undo(
+        &mut self,
+        id: OpId,
+        attachment: &AttachmentId,
+        why: DyingReason,
+        error: ReplyError,
+        now: Timestamp,
+    ) {
         self.set_phase(id, Phase::Undoing(attachment.clone(), Box::new(error)));
         self.kill(attachment, why, Some(id), now);
     }
@@ -336,7 +349,8 @@ impl Owner {
     }
 
     pub(super) fn expire_waiting(&mut self, now: Timestamp) {
-        let late = |id: &&OpId| self.ops.get(id).and_then(|op| op.ask.as_ref()).is_some_and(|a| a.deadline <= now);
+        let late =
+            |id: &&OpId| self.ops.get(id).and_then(|op| op.ask.as_ref()).is_some_and(|a| a.deadline <= now);
         let late: Vec<OpId> = self.waiting.iter().filter(late).copied().collect();
         for id in late {
             let cause = self.why_not_serving().unwrap_or_else(|| "the pool is empty".to_owned());
@@ -352,7 +366,9 @@ impl Owner {
             counts.allocated, counts.cooling, counts.quarantined, counts.free
         );
         let text = match self.pool.primary() {
-            Some(eni) => format!("no free address: {} holds {} of them", eni.record.id, self.pool.addresses().count()),
+            Some(eni) => {
+                format!("no free address: {} holds {} of them", eni.record.id, self.pool.addresses().count())
+            }
             None => "no free address: no ENI is known".to_owned(),
         };
         let mut error = ReplyError::new(Code::TryAgainLater, text).cause(cause);

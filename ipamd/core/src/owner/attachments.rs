@@ -94,6 +94,9 @@ impl Attachments {
     /// The links of dying attachments that would be in the way of an interface `ifname` in this sandbox.
     pub(super) fn dying_in(&self, cookie: NetnsCookie, ifname: &Ifname) -> Vec<u32> {
         let dying = self.all().filter(|r| r.state == AttachmentState::Dying);
-        dying.filter(|r| r.netns_cookie == cookie && r.key.ifname == *ifname).map(|r| r.host_ifindex).collect()
+        dying
+            .filter(|r| r.netns_cookie == cookie && r.key.ifname == *ifname)
+            .map(|r| r.host_ifindex)
+            .collect()
     }
 }

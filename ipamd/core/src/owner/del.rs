@@ -59,11 +59,13 @@ impl Owner {
         let lane = self.lanes.get(key).cloned().unwrap_or_default();
         // From the back, so that none of them is begun by the end of the one before it.
         for id in lane.into_iter().rev() {
-            let waiting = self.ops.get(&id).is_some_and(|op| {
-                op.verb == Verb::Add && matches!(op.phase, Phase::Queued | Phase::Waiting)
-            });
+            let waiting = self
+                .ops
+                .get(&id)
+                .is_some_and(|op| op.verb == Verb::Add && matches!(op.phase, Phase::Queued | Phase::Waiting));
             if waiting {
-                let error = ReplyError::new(Code::TryAgainLater, "a DEL of the same attachment came while it waited");
+                let error =
+                    ReplyError::new(Code::TryAgainLater, "a DEL of the same attachment came while it waited");
                 self.end(id, Ending::Refused, Err(error), now);
             }
         }
@@ -152,7 +154,12 @@ impl Owner {
         self.killed(id, now);
     }
 
-    pub(super) fn kill_unwired(&mut self, id: &AttachmentId, result: Result<(), HostStepError>, now: Timestamp) {
+    pub(super) fn kill_unwired(
+        &mut self,
+        id: &AttachmentId,
+        result: Result<(), HostStepError>,
+        now: Timestamp,
+    ) {
         if let Err(error) = result {
             // The link is deleted all the same, and its routes with it.
             self.note(Note::UnwireFailed { attachment: id.clone(), cause: error.to_string() });

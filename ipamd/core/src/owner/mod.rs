@@ -167,11 +167,15 @@ impl Owner {
             (Purpose::KillUnwire(id), Completion::Unwired(result)) => self.kill_unwired(&id, result, now),
             (Purpose::DelCommit(op), Completion::Committed(result)) => self.del_committed(op, result, now),
             (Purpose::Reap, Completion::Reaped(reaped)) => self.links_reaped(reaped, now),
-            (Purpose::HostObserve(pass), Completion::HostObserved(view)) => self.host_observed(pass, view, now),
+            (Purpose::HostObserve(pass), Completion::HostObserved(view)) => {
+                self.host_observed(pass, view, now);
+            }
             (Purpose::HostApply(pass, applying), Completion::HostApplied(failed)) => {
                 self.host_applied(pass, &applying, &failed, now);
             }
-            (Purpose::CloudObserve(pass), Completion::CloudObserved(seen)) => self.cloud_observed(pass, seen, now),
+            (Purpose::CloudObserve(pass), Completion::CloudObserved(seen)) => {
+                self.cloud_observed(pass, seen, now);
+            }
             (Purpose::HostObserve(pass) | Purpose::HostApply(pass, _), Completion::Skipped) => {
                 self.pass_ended(pass, Err("its commit failed".into()), now);
             }

@@ -61,10 +61,9 @@ pub(super) fn wire_refusal(error: &WireError) -> ReplyError {
         WireError::SandboxGone => ReplyError::new(Code::InvalidNetns, text)
             .advice("the runtime removed CNI_NETNS while its ADD was under way"),
         WireError::IfindexTaken { .. } | WireError::HostNameTaken { .. } => {
-            ReplyError::new(Code::TryAgainLater, "no free link name or number was found in three tries").cause(text)
+            ReplyError::new(Code::TryAgainLater, "no free link name or number was found in three tries")
+                .cause(text)
         }
-        WireError::Refused { .. } => {
-            ReplyError::new(Code::Io, "the sandbox could not be wired").cause(text)
-        }
+        WireError::Refused { .. } => ReplyError::new(Code::Io, "the sandbox could not be wired").cause(text),
     }
 }

@@ -14,7 +14,9 @@ use super::outside::{alias, result};
 use super::reaper::{ReapItem, Reaper};
 use super::sync::{Gate, Reconcilers};
 use super::{Owner, OwnerConfig, Purpose};
-use crate::kernel::{Alias, DYING_GROUP, FIRST_IFINDEX, HostView, LinkView, POD_GROUP, PROTOCOL, RouteAction};
+use crate::kernel::{
+    Alias, DYING_GROUP, FIRST_IFINDEX, HostView, LinkView, POD_GROUP, PROTOCOL, RouteAction,
+};
 use crate::pool::Pool;
 use crate::reconcile::driver::Driver;
 use crate::record::{AttachmentId, AttachmentRecord, AttachmentState, NodeRecord, Stored, Write};
@@ -103,7 +105,8 @@ impl Owner {
         owner.reserve_now();
         owner.commit(Purpose::Housekeeping, vec![Write::PutNode(owner.node.clone())], now);
         owner.write_dirty(now);
-        owner.gate.committing = owner.out.effects.iter().filter(|e| is_commit(&e.kind)).map(|e| e.id).collect();
+        owner.gate.committing =
+            owner.out.effects.iter().filter(|e| is_commit(&e.kind)).map(|e| e.id).collect();
         owner.gate.orphans = owner.reaper.orphan_links().collect();
         owner.reaper.hurry(now);
         owner.gate.undoing = owner.kills.keys().cloned().collect();

@@ -39,7 +39,12 @@ impl Owner {
         for view in self.driver.views() {
             reasons.extend(view.last_error.map(|e| format!("{}: {e}", view.name)));
         }
-        Health { ready: self.gate.open(), was_ready: self.node.was_ready, store_failing: self.store_trouble.is_some(), reasons }
+        Health {
+            ready: self.gate.open(),
+            was_ready: self.node.was_ready,
+            store_failing: self.store_trouble.is_some(),
+            reasons,
+        }
     }
 
     pub(super) fn why_not_serving(&self) -> Option<String> {

@@ -78,7 +78,8 @@ impl Owner {
             backoff_max: 30 * second,
             timeout: 60 * second,
         };
-        let host_net = Schedule { period: None, backoff: second, backoff_max: 30 * second, timeout: 60 * second };
+        let host_net =
+            Schedule { period: None, backoff: second, backoff_max: 30 * second, timeout: 60 * second };
         self.reconcilers = Reconcilers {
             eni_sync: self.driver.register("eni_sync", eni_sync, Some(now)),
             host_net: self.driver.register("host_net", host_net, Some(now)),
@@ -103,7 +104,12 @@ impl Owner {
         self.driver.ended(pass, result, now);
     }
 
-    pub(super) fn cloud_observed(&mut self, pass: Pass, seen: Result<CloudObservation, String>, now: Timestamp) {
+    pub(super) fn cloud_observed(
+        &mut self,
+        pass: Pass,
+        seen: Result<CloudObservation, String>,
+        now: Timestamp,
+    ) {
         let seen = match seen {
             Ok(seen) => seen,
             Err(cause) => return self.pass_ended(pass, Err(cause), now),
@@ -190,7 +196,12 @@ impl Owner {
         }
     }
 
-    pub(super) fn host_observed(&mut self, pass: Pass, view: Result<HostView, HostStepError>, now: Timestamp) {
+    pub(super) fn host_observed(
+        &mut self,
+        pass: Pass,
+        view: Result<HostView, HostStepError>,
+        now: Timestamp,
+    ) {
         let view = match view {
             Ok(view) => view,
             Err(error) => return self.pass_ended(pass, Err(error.to_string()), now),
@@ -217,7 +228,13 @@ impl Owner {
         self.purposes.iter().filter(|(_, p)| flying(p)).map(|(id, _)| *id).collect()
     }
 
-    pub(super) fn host_applied(&mut self, pass: Pass, done: &Applying, failed: &[HostStepError], now: Timestamp) {
+    pub(super) fn host_applied(
+        &mut self,
+        pass: Pass,
+        done: &Applying,
+        failed: &[HostStepError],
+        now: Timestamp,
+    ) {
         if done.steps > 0 {
             self.note(Note::HostApplied { steps: done.steps, failed: failed.to_vec() });
         }
@@ -235,11 +252,8 @@ impl Owner {
         self.gate.prefsrc = done.prefsrc;
         let no_eni = done.links.is_empty();
         self.gate.laid = self.gate.laid || (!no_eni && lost.is_empty());
-        let result = if lost.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("no link has the MAC of {}", lost.join(", ")))
-        };
+        let result =
+            if lost.is_empty() { Ok(()) } else { Err(format!("no link has the MAC of {}", lost.join(", "))) };
         self.pass_ended(pass, result, now);
         self.gate_progress(now);
     }

@@ -2,7 +2,9 @@
 //! histories with faults and crashes are in the seeded simulation.
 
 use super::*;
-use crate::cloud::{CloudObservation, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity, InstanceLimits};
+use crate::cloud::{
+    CloudObservation, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity, InstanceLimits,
+};
 use crate::kernel::{HostAddressView, HostView, InetSettings, LinkView, Reaped, WireError};
 use crate::record::{AttachmentState, Stored};
 use eni_proto::ids::{BootId, MacAddr, NetnsCookie};

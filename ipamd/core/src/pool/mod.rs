@@ -132,7 +132,8 @@ impl Pool {
         }
         let state = AddressState::Free { since: now };
         let record = AddressRecord { address, eni: eni.clone(), state, generation: 0 };
-        self.addresses.insert(address, Address { record: record.clone(), laid: false, reaped: false, missed: 0 });
+        self.addresses
+            .insert(address, Address { record: record.clone(), laid: false, reaped: false, missed: 0 });
         Some(record)
     }
 
@@ -146,10 +147,8 @@ impl Pool {
 
     /// Takes a free address out of the pool; false when it is not free.
     pub fn drop_free(&mut self, address: Ipv4Addr) -> bool {
-        let free = self
-            .addresses
-            .get(&address)
-            .is_some_and(|a| matches!(a.record.state, AddressState::Free { .. }));
+        let free =
+            self.addresses.get(&address).is_some_and(|a| matches!(a.record.state, AddressState::Free { .. }));
         if free {
             self.unindex(address);
             self.addresses.remove(&address);
