@@ -217,8 +217,10 @@ pub struct CloudObservation {
     pub identity: InstanceIdentity,
     /// What its type carries.
     pub limits: InstanceLimits,
-    /// Its ENIs, all of them.
+    /// Its ENIs: all that are attached to it and, when `tagged`, all that carry our tag of it.
     pub enis: Vec<EniObservation>,
+    /// Whether ENIs of ours that are attached to nothing were asked for, too.
+    pub tagged: bool,
 }
 
 /// A call that failed, with what the cloud said.

@@ -7,6 +7,7 @@
 //! Does not own a clock, a thread, a socket, a log: time comes in as an argument, effects go out as data, and the
 //! shell (crate `ipamd`) or a seeded scheduler (tests) carries them out.
 
+pub mod capacity;
 pub mod cloud;
 pub mod eni_sync;
 pub mod host_net;

@@ -4,6 +4,7 @@
 //! them. A record is the truth about an attachment or address after a restart; nothing outward happens before its
 //! record is committed.
 
+use crate::cloud::Mutation;
 use crate::time::Timestamp;
 use eni_proto::cni::AddResult;
 use eni_proto::ids::{AttachmentKey, BootId, EniId, Ifname, InstanceId, MacAddr, NetnsCookie, SubnetId};
@@ -158,20 +159,41 @@ pub struct AddressRecord {
     pub generation: u64,
 }
 
-/// The state of an ENI.
+/// The state of an ENI. One that is being created has no id yet: it is an intent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EniState {
+    /// Created; not there yet.
+    Attaching,
     /// Attached, its addresses may be allocated.
     InUse,
+    /// Beyond the warm target: what it holds is kept, nothing more is allocated from it.
+    Draining,
+    /// On its way out: it holds nothing and is steered no more.
+    Detaching,
+    /// Detached, to be deleted.
+    Deleting,
 }
 
 impl EniState {
-    /// The state's name, as `debug.sock` shows it.
+    /// All of them, in the order of an ENI's life.
+    pub const ALL: [EniState; 5] =
+        [EniState::Attaching, EniState::InUse, EniState::Draining, EniState::Detaching, EniState::Deleting];
+
+    /// The state's name, as `debug.sock` and the metrics show it.
     pub fn name(self) -> &'static str {
         match self {
+            EniState::Attaching => "attaching",
             EniState::InUse => "in_use",
+            EniState::Draining => "draining",
+            EniState::Detaching => "detaching",
+            EniState::Deleting => "deleting",
         }
+    }
+
+    /// Whether its link, rule, table and addresses are laid on the host.
+    pub fn is_laid(self) -> bool {
+        matches!(self, EniState::InUse | EniState::Draining)
     }
 }
 
@@ -210,6 +232,9 @@ pub struct NodeRecord {
     pub next_ifindex: u32,
     /// Generations below this may have been used.
     pub next_generation: Generation,
+    /// Intents below this may have been used.
+    #[serde(default)]
+    pub next_intent: u64,
     /// Whether the node was ever ready in this boot.
     pub was_ready: bool,
     /// The instance, once known.
@@ -238,6 +263,20 @@ pub struct Stored {
     pub addresses: Vec<AddressRecord>,
     /// The attachments.
     pub attachments: Vec<AttachmentRecord>,
+    /// The changes at EC2 whose outcome is not known to be recorded.
+    pub intents: Vec<IntentRecord>,
+}
+
+/// A change at EC2, written down before its call is made and deleted with its result: after a crash it says what may
+/// have happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntentRecord {
+    /// Its number.
+    pub id: u64,
+    /// The call. A create's token makes repeating it safe; the others are resolved by describing.
+    pub mutation: Mutation,
+    /// When it was written.
+    pub made: Timestamp,
 }
 
 /// One change of one record. A batch of them is committed whole or not at all.
@@ -257,6 +296,10 @@ pub enum Write {
     PutAttachment(Arc<AttachmentRecord>),
     /// Delete an attachment.
     DeleteAttachment(AttachmentId),
+    /// Put an intent.
+    PutIntent(IntentRecord),
+    /// Delete an intent.
+    DeleteIntent(u64),
 }
 
 impl Stored {
@@ -280,6 +323,11 @@ impl Stored {
                     self.attachments.push(record.as_ref().clone());
                 }
                 Write::DeleteAttachment(id) => self.attachments.retain(|a| a.id() != *id),
+                Write::PutIntent(intent) => {
+                    self.intents.retain(|i| i.id != intent.id);
+                    self.intents.push(intent.clone());
+                }
+                Write::DeleteIntent(id) => self.intents.retain(|i| i.id != *id),
             }
         }
     }

@@ -108,12 +108,8 @@ impl Owner {
     pub(super) fn make(&mut self, id: OpId, ask: &AddAsk, now: Timestamp) {
         let attachment = AttachmentId { key: ask.key.clone(), generation: self.next_generation };
         let Some(address) = self.pool.allocate(&attachment, now) else {
-            if self.growth_is_unknown() {
-                self.set_phase(id, Phase::Waiting);
-            } else {
-                let error = self.full(now);
-                self.end(id, Ending::Refused, Err(error), now);
-            }
+            // It waits; the planner refuses it at once when nothing that is coming can serve it.
+            self.set_phase(id, Phase::Waiting);
             return;
         };
         self.next_generation += 1;
@@ -359,17 +355,16 @@ impl Owner {
         }
     }
 
-    fn full(&self, now: Timestamp) -> ReplyError {
+    /// The pool is dry, and nothing is coming: why.
+    pub(super) fn full(&self, why: &str, now: Timestamp) -> ReplyError {
         let counts = self.pool.counts();
         let cause = format!(
-            "{} allocated, {} cooling, {} quarantined, {} free but not laid yet",
+            "{why}; {} addresses are allocated, {} cooling, {} quarantined, {} free but not laid yet",
             counts.allocated, counts.cooling, counts.quarantined, counts.free
         );
-        let text = match self.pool.primary() {
-            Some(eni) => {
-                format!("no free address: {} holds {} of them", eni.record.id, self.pool.addresses().count())
-            }
-            None => "no free address: no ENI is known".to_owned(),
+        let text = match self.pool.enis().count() {
+            0 => "no free address: no ENI is known".to_owned(),
+            enis => format!("no free address: {enis} ENIs hold {} of them", self.pool.addresses().count()),
         };
         let mut error = ReplyError::new(Code::TryAgainLater, text).cause(cause);
         if counts.cooling > 0
@@ -377,7 +372,7 @@ impl Owner {
         {
             error.retry_after_ms = Some(u64::try_from((at - now).as_millis()).unwrap_or(u64::MAX));
         }
-        error.advice(format!("{}; see `ipamctl pool`", self.limits_in_words()))
+        error.advice("see `ipamctl pool` and `ipamctl enis`")
     }
 
     pub(super) fn set_phase(&mut self, id: OpId, phase: Phase) {

@@ -23,6 +23,7 @@ pub(super) enum RecordId {
     Eni(eni_proto::ids::EniId),
     Address(Ipv4Addr),
     Attachment(AttachmentId),
+    Intent(u64),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -61,6 +62,8 @@ fn record_of(write: &Write) -> RecordId {
         Write::DeleteAddress(address) => RecordId::Address(*address),
         Write::PutAttachment(record) => RecordId::Attachment(record.id()),
         Write::DeleteAttachment(id) => RecordId::Attachment(id.clone()),
+        Write::PutIntent(intent) => RecordId::Intent(intent.id),
+        Write::DeleteIntent(id) => RecordId::Intent(*id),
     }
 }
 
@@ -137,6 +140,10 @@ impl Owner {
             RecordId::Attachment(id) => match self.attachments.get(id) {
                 Some(slot) => Write::PutAttachment(slot.record.clone()),
                 None => Write::DeleteAttachment(id.clone()),
+            },
+            RecordId::Intent(id) => match self.growth.intent(*id) {
+                Some(intent) => Write::PutIntent(intent.clone()),
+                None => Write::DeleteIntent(*id),
             },
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Owns the values that decisions depend on, already validated. Does not read a file.
 
+use crate::capacity::Targets;
 use ipnet::Ipv4Net;
 use std::time::Duration;
 
@@ -21,6 +22,10 @@ pub struct OwnerConfig {
     pub extra_vpc_cidrs: Vec<Ipv4Net>,
     /// The most ADDs that wait or run at once.
     pub max_waiters: usize,
+    /// How many ENIs and addresses the node should have.
+    pub targets: Targets,
+    /// The time between two looks while something at EC2 is on its way.
+    pub poll: Duration,
     /// The time between two looks at EC2.
     pub describe_period: Duration,
 }
@@ -34,6 +39,13 @@ impl Default for OwnerConfig {
             snat: true,
             extra_vpc_cidrs: Vec::new(),
             max_waiters: 512,
+            targets: Targets {
+                warm_enis: 1,
+                minimum_ip: 0,
+                no_release: false,
+                release_after: Duration::from_secs(60),
+            },
+            poll: Duration::from_secs(2),
             describe_period: Duration::from_secs(30),
         }
     }

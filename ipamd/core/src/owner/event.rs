@@ -3,12 +3,12 @@
 //! Owns events, completions, effects, replies and notes as data. Does not own descriptors (the shell keeps them, by
 //! operation) nor how an effect is carried out.
 
-use crate::cloud::CloudObservation;
+use crate::cloud::{CloudError, CloudObservation, Mutated, Mutation};
 use crate::kernel::{HostStep, HostStepError, HostView, ReapLink, Reaped, UnwireSpec, WireError, WireSpec};
-use crate::record::{AttachmentId, Write};
+use crate::record::{AttachmentId, EniState, Write};
 use crate::time::Timestamp;
 use eni_proto::error::WireError as ReplyError;
-use eni_proto::ids::{AttachmentKey, NetnsCookie};
+use eni_proto::ids::{AttachmentKey, EniId, MacAddr, NetnsCookie};
 use eni_proto::reply;
 use eni_proto::request::Mode;
 use std::net::Ipv4Addr;
@@ -60,6 +60,8 @@ pub enum Event {
     },
     /// `next_deadline` has come.
     Wake,
+    /// A link of those last named by [`EffectKind::WatchLinks`] is there.
+    LinkSeen,
     /// No new ADD from now on: waiting ones are closed without a reply, so that their plugins ask the next ipamd.
     Drain,
 }
@@ -100,6 +102,8 @@ pub enum Completion {
     HostApplied(Vec<HostStepError>),
     /// [`EffectKind::ObserveCloud`]; a failed or partial answer is unknown, never empty.
     CloudObserved(Result<CloudObservation, String>),
+    /// [`EffectKind::Mutate`]: what EC2 did or why not; without EC2's code it may have taken effect all the same.
+    Mutated(Result<Mutated, CloudError>),
     /// Not started, because an effect that it comes after has failed.
     Skipped,
 }
@@ -133,7 +137,14 @@ pub enum EffectKind {
     /// Take steps on the host's own network.
     ApplyHost(Vec<HostStep>),
     /// Ask the cloud about the instance and its ENIs.
-    ObserveCloud,
+    ObserveCloud {
+        /// Those, too, that carry our tag and are attached to nothing.
+        tagged: bool,
+    },
+    /// Change something at EC2: its intent is committed.
+    Mutate(Mutation),
+    /// Watch for links with these MACs, and no others any more; [`Event::LinkSeen`] when one is there. Has no end.
+    WatchLinks(Vec<MacAddr>),
 }
 
 /// What the shell has to do after an event.
@@ -261,6 +272,27 @@ pub enum Note {
         left: Vec<Ipv4Addr>,
         /// Held addresses that EC2 does not name: kept, their sandboxes live.
         missing: Vec<Ipv4Addr>,
+    },
+    /// A change at EC2 has ended.
+    Mutated {
+        /// The call, as EC2 names it.
+        call: &'static str,
+        /// The ENI; none for a create.
+        eni: Option<EniId>,
+        /// Why it failed.
+        error: Option<CloudError>,
+    },
+    /// An ENI's state was changed by the planner of capacity.
+    EniState {
+        /// Which.
+        eni: EniId,
+        /// The new state.
+        state: EniState,
+    },
+    /// An ENI has left the pool.
+    EniGone {
+        /// Which.
+        eni: EniId,
     },
     /// Steps were taken on the host's own network.
     HostApplied {

@@ -13,6 +13,7 @@ mod attachments;
 mod commit;
 mod config;
 mod del;
+mod grow;
 pub mod event;
 mod names;
 mod outside;
@@ -61,6 +62,7 @@ pub struct Owner {
     gate: sync::Gate,
     driver: Driver,
     reconcilers: sync::Reconcilers,
+    growth: grow::Growth,
     draining: bool,
     /// Why the last commit failed, until one succeeds.
     store_trouble: Option<String>,
@@ -111,7 +113,10 @@ enum Purpose {
     Housekeeping,
     HostObserve(crate::reconcile::driver::Pass),
     HostApply(crate::reconcile::driver::Pass, Box<sync::Applying>),
-    CloudObserve(crate::reconcile::driver::Pass),
+    /// With the instant at which the look began.
+    CloudObserve(crate::reconcile::driver::Pass, Timestamp),
+    Mutate(u64),
+    Watch,
 }
 
 impl Owner {
@@ -124,6 +129,7 @@ impl Owner {
             Event::Unread { op, key } => self.unread(op, &key, now),
             Event::Done { effect, completion } => self.done(effect, completion, now),
             Event::Wake => {}
+            Event::LinkSeen => self.link_seen(now),
             Event::Drain => self.drain(now),
         }
         self.tick(now);
@@ -136,7 +142,8 @@ impl Owner {
         let late = waiting.filter_map(|op| op.ask.as_ref().map(|a| a.deadline)).min();
         // An address that cools down matters while somebody waits for one.
         let cooled = late.and_then(|_| self.pool.next_cooled());
-        let own = [self.reaper.due(), self.driver.next_deadline(), self.dirty.retry_at()];
+        let own =
+            [self.reaper.due(), self.driver.next_deadline(), self.dirty.retry_at(), self.growth.deadline()];
         own.into_iter().chain([late, cooled]).flatten().min()
     }
 
@@ -151,6 +158,7 @@ impl Owner {
         if self.draining && self.store_trouble.is_none() {
             self.write_dirty(now);
         } else if !self.draining {
+            self.plan_when_due(now);
             self.start_passes(now);
         }
     }
@@ -173,9 +181,11 @@ impl Owner {
             (Purpose::HostApply(pass, applying), Completion::HostApplied(failed)) => {
                 self.host_applied(pass, &applying, &failed, now);
             }
-            (Purpose::CloudObserve(pass), Completion::CloudObserved(seen)) => {
-                self.cloud_observed(pass, seen, now);
+            (Purpose::CloudObserve(pass, begun), Completion::CloudObserved(seen)) => {
+                self.cloud_observed(pass, begun, seen, now);
             }
+            (Purpose::Mutate(id), Completion::Mutated(result)) => self.mutated(id, Some(result), now),
+            (Purpose::Mutate(id), Completion::Skipped) => self.mutated(id, None, now),
             (Purpose::HostObserve(pass) | Purpose::HostApply(pass, _), Completion::Skipped) => {
                 self.pass_ended(pass, Err("its commit failed".into()), now);
             }

@@ -9,6 +9,7 @@
 use super::attachments::Attachments;
 use super::commit::{Dirty, RecordId};
 use super::del::LinkFate;
+use super::grow::Growth;
 use super::event::{DyingReason, EffectKind, Note, Outcome};
 use super::outside::{alias, result};
 use super::reaper::{ReapItem, Reaper};
@@ -66,6 +67,7 @@ impl Owner {
             boot: boot.clone(),
             next_ifindex: FIRST_IFINDEX,
             next_generation: 1,
+            next_intent: 1,
             was_ready: false,
             instance: None,
         });
@@ -92,7 +94,8 @@ impl Owner {
             dirty: Dirty::default(),
             gate: Gate::default(),
             driver: Driver::default(),
-            reconcilers: Reconcilers { eni_sync: 0, host_net: 0 },
+            reconcilers: Reconcilers { eni_sync: 0, host_net: 0, capacity: 0 },
+            growth: Growth::restore(stored.intents, now),
             draining: false,
             store_trouble: None,
             out: Outcome::default(),
@@ -217,7 +220,7 @@ impl Owner {
 
     /// The ENI of a number; before EC2 has told it, a name that the first look at EC2 replaces.
     fn eni_by_number(&self, number: u32) -> EniId {
-        let known = self.pool.enis().find(|e| e.record.number() == number);
+        let known = self.pool.enis().find(|e| e.record.number() == number && e.record.state.is_laid());
         known.map_or_else(
             || format!("eni-unknown-{number}").parse().expect("letters, digits and '-' are an ENI id"),
             |e| e.record.id.clone(),

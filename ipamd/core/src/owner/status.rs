@@ -39,6 +39,7 @@ impl Owner {
         for view in self.driver.views() {
             reasons.extend(view.last_error.map(|e| format!("{}: {e}", view.name)));
         }
+        reasons.extend(self.growth.refusals().map(|why| format!("the pool does not grow: {why}")));
         Health {
             ready: self.gate.open(),
             was_ready: self.node.was_ready,
@@ -61,19 +62,6 @@ impl Owner {
             return Some(cause.map_or_else(|| text.to_owned(), |c| format!("{text}: {c}")));
         }
         None
-    }
-
-    /// Whether the pool may still grow: the cloud has not answered in this process's life.
-    pub(super) fn growth_is_unknown(&self) -> bool {
-        !self.gate.cloud
-    }
-
-    pub(super) fn limits_in_words(&self) -> String {
-        let kind = self.node.instance.as_ref().map_or("this instance type", |i| i.instance_type.as_str());
-        match &self.gate.limits {
-            Some(limits) => format!("{kind} carries {} addresses per ENI", limits.addresses_per_eni - 1),
-            None => format!("the limits of {kind} are not known yet"),
-        }
     }
 
     /// The pool.

@@ -24,6 +24,7 @@ use std::time::Duration;
 pub(super) struct Reconcilers {
     pub(super) eni_sync: usize,
     pub(super) host_net: usize,
+    pub(super) capacity: usize,
 }
 
 /// What the host has when a plan's steps have been taken.
@@ -83,13 +84,17 @@ impl Owner {
         self.reconcilers = Reconcilers {
             eni_sync: self.driver.register("eni_sync", eni_sync, Some(now)),
             host_net: self.driver.register("host_net", host_net, Some(now)),
+            capacity: self.driver.register("capacity", host_net, None),
         };
     }
 
     pub(super) fn start_passes(&mut self, now: Timestamp) {
         for pass in self.driver.poll(now) {
             if pass.reconciler == self.reconcilers.eni_sync {
-                self.effect(None, Purpose::CloudObserve(pass), EffectKind::ObserveCloud);
+                let tagged = self.look_is_tagged();
+                self.effect(None, Purpose::CloudObserve(pass, now), EffectKind::ObserveCloud { tagged });
+            } else if pass.reconciler == self.reconcilers.capacity {
+                self.capacity_pass(pass, now);
             } else {
                 self.effect(None, Purpose::HostObserve(pass), EffectKind::ObserveHost);
             }
@@ -98,7 +103,7 @@ impl Owner {
 
     pub(super) fn pass_ended(&mut self, pass: Pass, result: Result<(), String>, now: Timestamp) {
         if let Err(cause) = &result {
-            let name = if pass.reconciler == self.reconcilers.eni_sync { "eni_sync" } else { "host_net" };
+            let name = self.driver.name(pass.reconciler);
             self.note(Note::PassFailed { reconciler: name, cause: cause.clone() });
         }
         self.driver.ended(pass, result, now);
@@ -107,6 +112,7 @@ impl Owner {
     pub(super) fn cloud_observed(
         &mut self,
         pass: Pass,
+        begun: Timestamp,
         seen: Result<CloudObservation, String>,
         now: Timestamp,
     ) {
@@ -128,16 +134,24 @@ impl Owner {
             self.node.instance = Some(instance);
             batch.push(Write::PutNode(self.node.clone()));
         }
-        let plan = eni_sync::plan(&self.pool, &seen.identity.instance, &seen.enis);
+        let stale = self.stale_since(begun);
+        let look = eni_sync::Look {
+            instance: &seen.identity.instance,
+            enis: &seen.enis,
+            tagged: seen.tagged,
+            stale: &stale,
+        };
+        let mut plan = eni_sync::plan(&self.pool, &look);
         let mut changed = renamed || !plan.enis.is_empty() || !plan.arrived.is_empty();
-        for eni in plan.enis {
+        for eni in std::mem::take(&mut plan.enis) {
             self.pool.put_eni(eni.clone());
             batch.push(Write::PutEni(eni));
         }
-        for (address, eni) in plan.arrived.iter().chain(&plan.seen) {
+        for (address, eni) in plan.arrived.iter().chain(&plan.named) {
             batch.extend(self.pool.adopt(*address, eni, now).map(Write::PutAddress));
         }
         self.rename_enis(now);
+        batch.extend(self.take_look(&plan, &seen.enis, begun));
         let mut left = Vec::new();
         for address in plan.unnamed {
             if self.pool.miss(address) >= 2 && self.pool.drop_free(address) {
@@ -150,6 +164,7 @@ impl Owner {
         if changed || !plan.missing.is_empty() {
             self.note(Note::PoolChanged { arrived, left, missing: plan.missing });
         }
+        changed |= batch.iter().any(|write| matches!(write, Write::DeleteEni(_)));
         if !batch.is_empty() {
             self.commit(Purpose::Housekeeping, batch, now);
         }
@@ -157,6 +172,7 @@ impl Owner {
             self.driver.wake(self.reconcilers.host_net, now);
         }
         self.pass_ended(pass, Ok(()), now);
+        self.look_again(now);
         self.begin_waiting(now);
     }
 
@@ -187,7 +203,7 @@ impl Owner {
         };
         let cidrs = self.node.instance.iter().flat_map(|i| i.vpc_cidrs.iter());
         Wanted {
-            enis: self.pool.enis().map(|e| e.record.clone()).collect(),
+            enis: self.pool.enis().map(|e| e.record.clone()).filter(|e| e.state.is_laid()).collect(),
             addresses: self.pool.addresses().map(|a| a.address).collect(),
             pods: live.map(pod).collect(),
             links: self.attachments.all().map(|r| r.host_ifindex).chain(self.reaper.orphan_links()).collect(),

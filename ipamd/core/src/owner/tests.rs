@@ -92,7 +92,8 @@ impl Bench {
                 primary_mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
             },
-            limits: InstanceLimits { enis: 3, addresses_per_eni: 10 },
+            limits: InstanceLimits { enis: 1, addresses_per_eni: u32::from(self.addresses) + 1 },
+            tagged: true,
             enis: vec![EniObservation {
                 id: "eni-1".parse().unwrap(),
                 mac: MacAddr([2, 0, 0, 0, 0, 1]),
@@ -105,8 +106,8 @@ impl Bench {
                     device_index: 0,
                     status: EniAttachmentStatus::Attached,
                 }),
- security_groups: Vec::new(),
- tags: Default::default(),
+                security_groups: Vec::new(),
+                tags: BTreeMap::new(),
             }],
         }
     }
@@ -146,7 +147,9 @@ impl Bench {
             }),
             EffectKind::ObserveHost => Completion::HostObserved(Ok(host())),
             EffectKind::ApplyHost(_) => Completion::HostApplied(Vec::new()),
-            EffectKind::ObserveCloud => Completion::CloudObserved(Ok(self.cloud())),
+            EffectKind::ObserveCloud { .. } => Completion::CloudObserved(Ok(self.cloud())),
+            EffectKind::Mutate(mutation) => panic!("one full ENI is all: {mutation:?}"),
+            EffectKind::WatchLinks(_) => return,
         };
         self.send(Event::Done { effect: effect.id, completion });
     }

@@ -5,7 +5,7 @@
 
 mod pick;
 
-use crate::record::{AddressRecord, AddressState, AttachmentId, EniRecord};
+use crate::record::{AddressRecord, AddressState, AttachmentId, EniRecord, EniState};
 use crate::time::Timestamp;
 use eni_proto::debug::PoolCounts;
 use eni_proto::ids::EniId;
@@ -19,6 +19,13 @@ pub struct Eni {
     pub record: EniRecord,
     /// The link that has its MAC, by index and name; none while it is not there.
     pub link: Option<(u32, String)>,
+}
+
+impl Eni {
+    /// Whether its addresses may be allocated: it is in use, and its link is there.
+    pub fn is_usable(&self) -> bool {
+        self.record.state == EniState::InUse && self.link.is_some()
+    }
 }
 
 /// An address in the pool.
@@ -42,8 +49,10 @@ pub struct Pool {
     available: BTreeMap<EniId, BTreeSet<(Timestamp, Ipv4Addr)>>,
     /// Cooling and reaped, by the end of the cooldown.
     cooled: BTreeSet<(Timestamp, Ipv4Addr)>,
-    /// Held by each ENI: what "fullest" means.
-    allocated: BTreeMap<EniId, usize>,
+    /// Each ENI's addresses in numbers.
+    counts: BTreeMap<EniId, PoolCounts>,
+    /// Goes up with every change of an ENI's or address's state.
+    version: u64,
 }
 
 impl Pool {
@@ -82,19 +91,69 @@ impl Pool {
 
     /// The primary ENI, once known.
     pub fn primary(&self) -> Option<&Eni> {
-        self.enis.values().find(|e| e.record.device_index == 0)
+        // One that is not attached yet has no device index of its own.
+        self.enis.values().find(|e| e.record.device_index == 0 && e.record.state.is_laid())
     }
 
     /// Puts an ENI or replaces its record; the link stays as it was known.
     pub fn put_eni(&mut self, record: EniRecord) {
         let link = self.enis.get(&record.id).and_then(|e| e.link.clone());
         self.enis.insert(record.id.clone(), Eni { record, link });
+        self.version += 1;
+    }
+
+    /// Changes an ENI's state; the record to commit.
+    pub fn set_state(&mut self, id: &EniId, state: EniState) -> Option<EniRecord> {
+        let eni = self.enis.get_mut(id)?;
+        eni.record.state = state;
+        self.version += 1;
+        Some(eni.record.clone())
+    }
+
+    /// Takes an ENI that holds nothing out of the pool, with its addresses; what to delete from the store. `None` when
+    /// an attachment still holds one of them.
+    pub fn remove_eni(&mut self, id: &EniId) -> Option<Vec<Ipv4Addr>> {
+        let counts = self.eni_counts(id);
+        if counts.allocated + counts.quarantined > 0 {
+            return None;
+        }
+        let of_eni = self.addresses.values().filter(|a| a.record.eni == *id).map(|a| a.record.address);
+        let gone: Vec<Ipv4Addr> = of_eni.collect();
+        for address in &gone {
+            self.take_out(*address);
+        }
+        self.enis.remove(id);
+        self.available.remove(id);
+        self.counts.remove(id);
+        Some(gone)
+    }
+
+    /// Takes the addresses of an ENI that holds nothing out of the pool; the ENI stays.
+    pub fn drop_addresses(&mut self, id: &EniId) -> Vec<Ipv4Addr> {
+        let idle = |state: &AddressState| matches!(state, AddressState::Free { .. } | AddressState::Cooling { .. });
+        let of_eni = self.addresses.values().map(|a| &a.record).filter(|r| r.eni == *id && idle(&r.state));
+        let gone: Vec<Ipv4Addr> = of_eni.map(|r| r.address).collect();
+        for address in &gone {
+            self.take_out(*address);
+        }
+        gone
+    }
+
+    /// Goes up with every change of an ENI's or address's state.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn take_out(&mut self, address: Ipv4Addr) {
+        self.unindex(address);
+        self.addresses.remove(&address);
     }
 
     /// Says which link has an ENI's MAC.
     pub fn set_link(&mut self, id: &EniId, link: Option<(u32, String)>) {
         if let Some(eni) = self.enis.get_mut(id) {
             eni.link = link;
+            self.version += 1;
         }
     }
 
@@ -134,6 +193,7 @@ impl Pool {
         let record = AddressRecord { address, eni: eni.clone(), state, generation: 0 };
         self.addresses
             .insert(address, Address { record: record.clone(), laid: false, reaped: false, missed: 0 });
+        self.index(address);
         Some(record)
     }
 
@@ -150,8 +210,7 @@ impl Pool {
         let free =
             self.addresses.get(&address).is_some_and(|a| matches!(a.record.state, AddressState::Free { .. }));
         if free {
-            self.unindex(address);
-            self.addresses.remove(&address);
+            self.take_out(address);
         }
         free
     }
@@ -192,6 +251,7 @@ impl Pool {
             let state = AddressState::Free { since: Timestamp::ZERO };
             let record = AddressRecord { address, eni: eni.clone(), state, generation: 0 };
             self.addresses.insert(address, Address { record, laid: false, reaped: false, missed: 0 });
+            self.index(address);
         }
         Some(self.transition(address, |record| {
             record.generation += 1;
@@ -251,18 +311,24 @@ impl Pool {
 
     /// The pool in numbers.
     pub fn counts(&self) -> PoolCounts {
-        self.addresses.values().map(|a| &a.record).fold(PoolCounts::default(), count)
+        self.counts.values().fold(PoolCounts::default(), |mut all, one| {
+            all.free += one.free;
+            all.allocated += one.allocated;
+            all.cooling += one.cooling;
+            all.quarantined += one.quarantined;
+            all
+        })
     }
 
     /// One ENI's addresses in numbers.
     pub fn eni_counts(&self, id: &EniId) -> PoolCounts {
-        let of_eni = self.addresses.values().map(|a| &a.record).filter(|r| r.eni == *id);
-        of_eni.fold(PoolCounts::default(), count)
+        self.counts.get(id).copied().unwrap_or_default()
     }
 
     /// How many addresses can be allocated at once: free and laid.
     pub fn available(&self) -> usize {
-        self.available.values().map(BTreeSet::len).sum()
+        let usable = self.enis.values().filter(|e| e.is_usable());
+        usable.filter_map(|e| self.available.get(&e.record.id)).map(BTreeSet::len).sum()
     }
 
     fn transition(&mut self, address: Ipv4Addr, change: impl FnOnce(&mut AddressRecord)) -> AddressRecord {
@@ -276,6 +342,7 @@ impl Pool {
     }
 
     fn index(&mut self, address: Ipv4Addr) {
+        self.version += 1;
         let Some(entry) = self.addresses.get(&address) else { return };
         match entry.record.state {
             AddressState::Free { since } if entry.laid => {
@@ -284,14 +351,13 @@ impl Pool {
             AddressState::Cooling { until, .. } if entry.reaped => {
                 self.cooled.insert((until, address));
             }
-            AddressState::Allocated { .. } => {
-                *self.allocated.entry(entry.record.eni.clone()).or_default() += 1;
-            }
             _ => {}
         }
+        *count_of(self.counts.entry(entry.record.eni.clone()).or_default(), &entry.record.state) += 1;
     }
 
     fn unindex(&mut self, address: Ipv4Addr) {
+        self.version += 1;
         let Some(entry) = self.addresses.get(&address) else { return };
         match entry.record.state {
             AddressState::Free { since } => {
@@ -302,24 +368,21 @@ impl Pool {
             AddressState::Cooling { until, .. } => {
                 self.cooled.remove(&(until, address));
             }
-            AddressState::Allocated { .. } => {
-                if let Some(held) = self.allocated.get_mut(&entry.record.eni) {
-                    *held -= 1;
-                }
-            }
-            AddressState::Quarantined { .. } => {}
+            AddressState::Allocated { .. } | AddressState::Quarantined { .. } => {}
+        }
+        if let Some(counts) = self.counts.get_mut(&entry.record.eni) {
+            *count_of(counts, &entry.record.state) -= 1;
         }
     }
 }
 
-fn count(mut counts: PoolCounts, record: &AddressRecord) -> PoolCounts {
-    match record.state {
-        AddressState::Free { .. } => counts.free += 1,
-        AddressState::Allocated { .. } => counts.allocated += 1,
-        AddressState::Cooling { .. } => counts.cooling += 1,
-        AddressState::Quarantined { .. } => counts.quarantined += 1,
+fn count_of<'a>(counts: &'a mut PoolCounts, state: &AddressState) -> &'a mut usize {
+    match state {
+        AddressState::Free { .. } => &mut counts.free,
+        AddressState::Allocated { .. } => &mut counts.allocated,
+        AddressState::Cooling { .. } => &mut counts.cooling,
+        AddressState::Quarantined { .. } => &mut counts.quarantined,
     }
-    counts
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ impl Pool {
         self.available
             .iter()
             .filter_map(|(id, free)| Some((self.enis.get(id)?, free.first()?)))
-            .filter(|(eni, _)| eni.link.is_some())
+            .filter(|(eni, _)| eni.is_usable())
             .min_by_key(|(eni, _)| {
-                let held = self.allocated.get(&eni.record.id).copied().unwrap_or(0);
+                let held = self.eni_counts(&eni.record.id).allocated;
                 (Reverse(held), eni.record.device_index)
             })
             .map(|(_, &(_, address))| address)

@@ -38,6 +38,8 @@ struct Entry {
     running: Option<(u64, Timestamp)>,
     /// Woken while running: runs once more at once.
     again: bool,
+    /// Woken while running for then: also when the pass that runs fails.
+    again_by: Option<Timestamp>,
     number: u64,
     passes: u64,
     failures: u64,
@@ -61,6 +63,7 @@ impl Driver {
             due,
             running: None,
             again: false,
+            again_by: None,
             number: 0,
             passes: 0,
             failures: 0,
@@ -76,6 +79,27 @@ impl Driver {
         if entry.running.is_some() {
             entry.again = true;
         } else if entry.streak == 0 {
+            entry.due = Some(now);
+        }
+    }
+
+    /// Wakes a reconciler at `at`, unless it runs sooner. A back-off is kept.
+    pub fn wake_by(&mut self, reconciler: usize, at: Timestamp) {
+        let entry = &mut self.entries[reconciler];
+        if entry.running.is_some() {
+            entry.again_by = Some(entry.again_by.map_or(at, |old| old.min(at)));
+        } else if entry.streak == 0 {
+            entry.due = Some(entry.due.map_or(at, |old| old.min(at)));
+        }
+    }
+
+    /// Wakes a reconciler although its last pass failed: what it failed for has come.
+    pub fn wake_now(&mut self, reconciler: usize, now: Timestamp) {
+        let entry = &mut self.entries[reconciler];
+        if entry.running.is_some() {
+            entry.again = true;
+            entry.again_by = Some(now);
+        } else {
             entry.due = Some(now);
         }
     }
@@ -115,6 +139,11 @@ impl Driver {
         self.entries.iter().filter_map(|e| e.running.map(|(_, until)| until).or(e.due)).min()
     }
 
+    /// A reconciler's name.
+    pub fn name(&self, reconciler: usize) -> &'static str {
+        self.entries[reconciler].name
+    }
+
     /// Whether a reconciler's last pass failed, and why.
     pub fn last_error(&self, reconciler: usize) -> Option<&str> {
         self.entries[reconciler].last_error.as_deref()
@@ -142,6 +171,7 @@ impl Entry {
     fn end(&mut self, result: Result<(), String>, now: Timestamp) {
         self.running = None;
         let again = std::mem::take(&mut self.again);
+        let again_by = self.again_by.take();
         match result {
             Ok(()) => {
                 self.passes += 1;
@@ -157,6 +187,7 @@ impl Entry {
                 self.due = Some(now + wait.min(self.schedule.backoff_max));
             }
         }
+        self.due = again_by.into_iter().chain(self.due).min();
     }
 }
 
