@@ -4,7 +4,9 @@
 //! An answer that failed in any part is an error, never a smaller observation. Does not plan.
 
 use crate::completions::{CompletionSender, Finished};
-use ipamd_core::cloud::{CloudError, CloudObservation, EniApi, InstanceIdentity, InstanceLimits, InstanceMetadata};
+use ipamd_core::cloud::{
+    CloudError, CloudObservation, EniApi, EniScope, InstanceIdentity, InstanceLimits, InstanceMetadata,
+};
 use ipamd_core::owner::event::{Completion, EffectId};
 use std::sync::Arc;
 use tokio::sync::mpsc;

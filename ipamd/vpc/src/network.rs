@@ -11,8 +11,8 @@ mod run;
 use crate::control::Topology;
 use crate::model::Ec2;
 use ipamd_core::cloud::EniObservation;
-use run::{nft, read_nft, script};
 pub use run::RunError;
+use run::{nft, read_nft, script};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
@@ -61,9 +61,10 @@ impl Network {
             node_link: "ens5".to_owned(),
         };
         let network = Network { prefix: options.prefix.clone(), topology };
-        let laid = network.hosts(options.mtu).and_then(|()| network.attach(eni, options.mtu)).and_then(|()| {
-            network.checks(ec2.enis())
-        });
+        let laid = network
+            .hosts(options.mtu)
+            .and_then(|()| network.attach(eni, options.mtu))
+            .and_then(|()| network.checks(ec2.enis()));
         match laid {
             Ok(()) => Ok(network),
             Err(error) => {
@@ -85,7 +86,8 @@ impl Network {
 
     /// The namespaces, the router's links to the peer and to the internet.
     fn hosts(&self, mtu: u32) -> Result<(), RunError> {
-        let Topology { router_netns: r, peer_netns: p, internet_netns: i, node_netns: n, .. } = &self.topology;
+        let Topology { router_netns: r, peer_netns: p, internet_netns: i, node_netns: n, .. } =
+            &self.topology;
         let Topology { peer_address, vpc_cidr, .. } = &self.topology;
         let peer_gateway = Ipv4Addr::from_bits((peer_address.to_bits() & !0xff) + 1);
         for netns in [n, r, p, i] {
@@ -136,7 +138,8 @@ impl Network {
             writeln!(batch, "neigh add {address} lladdr {mac} dev v1 nud permanent")
                 .expect("writing to a string does not fail");
         }
-        write!(lines, "ip -n {r} -batch - <<'BATCH'\n{batch}BATCH\n").expect("writing to a string does not fail");
+        write!(lines, "ip -n {r} -batch - <<'BATCH'\n{batch}BATCH\n")
+            .expect("writing to a string does not fail");
         script(&lines)
     }
 
