@@ -22,6 +22,8 @@ pub enum Finished {
         /// How.
         completion: Completion,
     },
+    /// A link that was waited for is there.
+    LinkSeen,
     /// A wiring: with the sandbox's descriptor when the owner may want another try. Otherwise it is closed already:
     /// a held one keeps a dead sandbox's links alive.
     Wired {

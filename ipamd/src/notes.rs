@@ -48,6 +48,16 @@ pub fn record(note: &Note, metrics: &Metrics) {
                 warn!(addresses = ?missing, "EC2 does not name addresses that containers hold: kept");
             }
         }
+        Note::Mutated { call, eni, error } => {
+            metrics.ec2_call(call, error.is_none());
+            let eni = eni.as_ref().map(ToString::to_string).unwrap_or_default();
+            match error {
+                None => info!(call, eni, "EC2 was changed"),
+                Some(error) => warn!(call, eni, reason = %error, "EC2 was not changed"),
+            }
+        }
+        Note::EniState { eni, state } => info!(%eni, state = state.name(), "an ENI's state changed"),
+        Note::EniGone { eni } => info!(%eni, "an ENI has left"),
         Note::HostApplied { steps, failed } => {
             metrics.host_steps(*steps, failed.len());
             info!(steps, failed = failed.len(), "steps on the host's network");

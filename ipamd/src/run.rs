@@ -18,7 +18,7 @@ use crate::store::{CommitDone, Opened, Store, StoreThread};
 use crate::{clock, debug, metrics, take_over};
 use embedded_vpc::client::ControlClient;
 use eni_proto::debug::StartStep;
-use eni_proto::ids::BootId;
+use eni_proto::ids::{BootId, MacAddr};
 use ipamd_core::kernel::HostKernel;
 use ipamd_core::owner::event::{Completion, EffectId};
 use ipamd_core::owner::{Owner, OwnerConfig};
@@ -133,6 +133,7 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
             outer.spawn(task);
             sender
         },
+        links: watch_links(&outer, &done),
     };
     let shell = Shell::new(owner, outcome, executors, metrics.clone());
     steps.done("threads");
@@ -160,6 +161,8 @@ fn owner_config(config: &Config) -> OwnerConfig {
         snat: config.data_plane.snat,
         extra_vpc_cidrs: config.data_plane.extra_vpc_cidrs.clone(),
         max_waiters: config.sockets.max_waiters,
+        targets: config.capacity,
+        poll: config.timing.poll,
         describe_period: config.timing.describe_period,
     }
 }
@@ -195,6 +198,20 @@ async fn serve(
     completions.abort();
     let _ = completions.await;
     Ok(())
+}
+
+/// The task that waits for links on the outer runtime, and what tells it for which.
+fn watch_links(
+    outer: &tokio::runtime::Runtime,
+    done: &CompletionSender,
+) -> tokio::sync::watch::Sender<Vec<MacAddr>> {
+    let (wanted, told) = tokio::sync::watch::channel(Vec::new());
+    let done = done.clone();
+    let seen = move || done.push(Finished::LinkSeen);
+    // Without it an ENI's link is found by the next look.
+    let failed = |cause| warn!(reason = %cause, "links cannot be waited for");
+    outer.spawn(ipamd_netlink::watch::links(told, seen, failed));
+    wanted
 }
 
 /// Ready on SIGTERM, SIGINT, or when a request has stopped the loop.

@@ -11,7 +11,9 @@ use crate::executors::netlink::{Job, JobSender};
 use crate::metrics::Metrics;
 use crate::notes;
 use crate::store::StoreHandle;
+use eni_proto::ids::MacAddr;
 use eni_proto::reply;
+use ipamd_core::cloud::{CloudError, CloudErrorKind};
 use ipamd_core::kernel::{HostStepError, Reaped, WireError, WireStep};
 use ipamd_core::owner::Owner;
 use ipamd_core::owner::event::{Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
@@ -19,7 +21,7 @@ use ipamd_core::time::Timestamp;
 use ipamd_netlink::sandbox::SandboxSocket;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// The queues to the threads that carry effects out.
 pub struct Executors {
@@ -33,6 +35,8 @@ pub struct Executors {
     pub reaper: JobSender,
     /// The cloud's task.
     pub cloud: CloudSender,
+    /// The MACs whose links are waited for.
+    pub links: watch::Sender<Vec<MacAddr>>,
 }
 
 /// The shell.
@@ -103,6 +107,7 @@ impl Shell {
     pub fn finished(&mut self, finished: Finished) {
         match finished {
             Finished::Effect { effect, completion } => self.completed(effect, completion),
+            Finished::LinkSeen => self.handle(Event::LinkSeen),
             Finished::Wired { effect, op, completion, sandbox } => {
                 if let Some(sandbox) = sandbox {
                     self.sandboxes.insert(op, sandbox);
@@ -207,8 +212,18 @@ impl Shell {
                 let refused = self.executors.host.submit(id, Job::Apply(steps)).err();
                 refused.map(|_| Completion::HostApplied(vec![step_queue_full("apply")]))
             }
-            EffectKind::ObserveCloud => (!self.executors.cloud.observe(id))
+            EffectKind::ObserveCloud { tagged } => (!self.executors.cloud.observe(id, tagged))
                 .then(|| Completion::CloudObserved(Err("the cloud's queue is full".to_owned()))),
+            EffectKind::Mutate(mutation) => {
+                let call = mutation.call();
+                (!self.executors.cloud.mutate(id, mutation))
+                    .then(|| Completion::Mutated(Err(never_asked(call))))
+            }
+            EffectKind::WatchLinks(macs) => {
+                self.executors.links.send_replace(macs);
+                self.flying.remove(&id);
+                None
+            }
         };
         if let Some(completion) = refused {
             self.completed(id, completion);
@@ -223,9 +238,21 @@ fn is_failure(completion: &Completion) -> bool {
         Completion::Unwired(result) => result.is_err(),
         Completion::HostObserved(result) => result.is_err(),
         Completion::CloudObserved(result) => result.is_err(),
+        Completion::Mutated(result) => result.is_err(),
         Completion::HostApplied(failed) => !failed.is_empty(),
         Completion::Reaped(_) => false,
         Completion::Skipped => true,
+    }
+}
+
+/// A call that was not made: as good as refused.
+fn never_asked(call: &str) -> CloudError {
+    CloudError {
+        kind: CloudErrorKind::Throttled,
+        call: call.to_owned(),
+        message: "the cloud's queue is full".to_owned(),
+        code: Some("eni-cni.QueueFull".to_owned()),
+        request_id: None,
     }
 }
 

@@ -40,7 +40,7 @@ impl FakeKernel {
 
     /// A hardware link; its index.
     pub(crate) fn add_host_link(&mut self, name: &str, mac: MacAddr) -> u32 {
-        let ifindex = 2 + u32::try_from(self.host.len()).expect("few links");
+        let ifindex = 2 + self.host.iter().map(|l| l.ifindex).max().unwrap_or(0);
         self.host.push(LinkView {
             ifindex,
             name: name.to_owned(),
@@ -53,6 +53,13 @@ impl FakeKernel {
             inet: InetSettings::default(),
         });
         ifindex
+    }
+
+    /// A hardware link goes away, with what is on it.
+    pub(crate) fn remove_host_link(&mut self, mac: MacAddr) {
+        let gone: Vec<u32> = self.host.iter().filter(|l| l.mac == Some(mac)).map(|l| l.ifindex).collect();
+        self.host.retain(|l| l.mac != Some(mac));
+        self.addresses.retain(|a| !gone.contains(&a.ifindex));
     }
 
     /// An address on a host link.

@@ -7,6 +7,7 @@ use crate::world::{Fault, World};
 use eni_proto::ids::{AttachmentKey, NetnsCookie};
 use eni_proto::reply;
 use eni_proto::request::Mode;
+use ipamd_core::capacity::Targets;
 use ipamd_core::invariant;
 use ipamd_core::kernel::{DYING_GROUP, FIRST_IFINDEX, HostKernel};
 use ipamd_core::owner::event::{AddAsk, Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
@@ -78,7 +79,10 @@ pub(crate) struct History {
 const CONTAINERS: usize = 5;
 
 fn config() -> OwnerConfig {
-    OwnerConfig { cooldown: Duration::from_secs(2), ..OwnerConfig::default() }
+    let targets =
+        Targets { warm_enis: 1, minimum_ip: 0, no_release: false, release_after: Duration::from_secs(5) };
+    let poll = Duration::from_millis(500);
+    OwnerConfig { cooldown: Duration::from_secs(2), targets, poll, ..OwnerConfig::default() }
 }
 
 fn key(container: u8) -> AttachmentKey {
@@ -92,7 +96,7 @@ fn key(container: u8) -> AttachmentKey {
 impl History {
     /// A history of this seed: a node that starts for the first time.
     pub(crate) fn new(seed: u64) -> History {
-        let mut world = World::new(4);
+        let mut world = World::new();
         let now = Timestamp::from_millis(1_000);
         let view = world.kernel.observe().expect("the fake observes");
         let (owner, outcome) =
@@ -163,6 +167,10 @@ impl History {
     }
 
     fn send(&mut self, event: Event) {
+        if self.world.tick(self.now) && self.dice.chance(70) {
+            let outcome = self.owner.handle(Event::LinkSeen, self.now);
+            self.take(outcome);
+        }
         let outcome = self.owner.handle(event, self.now);
         self.take(outcome);
     }
@@ -322,8 +330,11 @@ impl History {
             _ => Fault::None,
         };
         self.say(&format!("carry out {:?} {} {fault:?}", effect.id, name(&effect.kind)));
+        self.world.now = self.now;
         let completion = self.world.carry_out(&effect, fault);
-        self.ended.push((effect.id, completion));
+        if !matches!(effect.kind, EffectKind::WatchLinks(_)) {
+            self.ended.push((effect.id, completion));
+        }
     }
 
     /// The end of one effect reaches the owner; what waited for a failed one is reported skipped.
@@ -430,6 +441,8 @@ impl History {
             promise.address,
             self.trace
         );
+        let routed = self.world.is_routed(promise.address);
+        assert!(routed, "{key} has {}, which is on no attached ENI\n{:#?}", promise.address, self.trace);
         if lives {
             let link = self
                 .world
@@ -472,8 +485,12 @@ impl History {
         let links = self.world.kernel.observe().expect("the fake observes").links;
         let ours = links.iter().filter(|l| l.ifindex >= FIRST_IFINDEX || l.group == DYING_GROUP).count();
         let counts = self.owner.counts(self.now);
-        let all_free = counts.free == self.world.pool().len();
-        ours == 0 && all_free && self.world.stored.attachments.is_empty() && self.plugins.is_empty()
+        let idle = counts.allocated + counts.cooling == 0;
+        let stored = &self.world.stored;
+        let settled = stored.attachments.is_empty() && stored.intents.is_empty() && stored.enis.len() == 1;
+        // The primary's two addresses are the warm target: every other ENI is given back, none is left at EC2.
+        let given_back = self.world.ec2.enis().len() == 1 && counts.free == 2;
+        ours == 0 && idle && settled && given_back && self.plugins.is_empty()
     }
 }
 
@@ -485,6 +502,8 @@ fn name(kind: &EffectKind) -> &'static str {
         EffectKind::Reap(_) => "reap",
         EffectKind::ObserveHost => "observe host",
         EffectKind::ApplyHost(_) => "apply host",
-        EffectKind::ObserveCloud => "observe cloud",
+        EffectKind::ObserveCloud { .. } => "observe cloud",
+        EffectKind::Mutate(mutation) => mutation.call(),
+        EffectKind::WatchLinks(_) => "watch links",
     }
 }

@@ -3,13 +3,16 @@
 //! Owns carrying out one effect at once, with or without a fault. Does not decide when: the scheduler does.
 
 use crate::kernel::FakeKernel;
-use eni_proto::ids::{BootId, InstanceId, MacAddr, NetnsCookie};
+use embedded_vpc::model::{Ec2, Setup, Transition};
+use eni_proto::ids::{BootId, MacAddr, NetnsCookie};
 use ipamd_core::cloud::{
-    CloudObservation, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity, InstanceLimits,
+    CloudError, CloudErrorKind, CloudObservation, EniAttachmentStatus, EniScope, Mutated, Mutation,
 };
 use ipamd_core::kernel::{HostKernel, HostStepError, WireError, WireStep};
 use ipamd_core::owner::event::{Completion, Effect, EffectKind};
 use ipamd_core::record::Stored;
+use ipamd_core::time::Timestamp;
+use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -30,8 +33,12 @@ pub(crate) struct World {
     pub(crate) stored: Stored,
     /// The kernel.
     pub(crate) kernel: FakeKernel,
-    /// How many addresses the primary ENI has beside its own.
-    pub(crate) addresses: u8,
+    /// EC2.
+    pub(crate) ec2: Ec2,
+    /// What its clock says.
+    pub(crate) now: Timestamp,
+    /// The MACs whose links the running daemon waits for.
+    pub(crate) watched: Vec<MacAddr>,
     /// This boot.
     pub(crate) boot: BootId,
     /// Reports links as gone without deleting them.
@@ -40,57 +47,88 @@ pub(crate) struct World {
     pub(crate) sandboxes: BTreeMap<u64, NetnsCookie>,
 }
 
-/// The MAC of the primary ENI.
-pub(crate) const PRIMARY_MAC: MacAddr = MacAddr([2, 0xee, 0, 0, 0, 1]);
-/// The node's own address.
-pub(crate) const PRIMARY: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 10);
-
 impl World {
-    /// A node that has just booted.
-    pub(crate) fn new(addresses: u8) -> World {
+    /// A node that has just booted: three ENIs of two addresses are what it can have.
+    pub(crate) fn new() -> World {
+        let mut setup = Setup::new("test.3x3", 1);
+        (setup.attach_ms, setup.detach_ms) = (100, 100);
+        let ec2 = Ec2::boot(setup).expect("a sound setup");
+        let primary = ec2.enis()[0].clone();
         let mut kernel = FakeKernel::new();
-        let ifindex = kernel.add_host_link("ens5", PRIMARY_MAC);
-        kernel.add_host_address(ifindex, "10.0.1.10/24".parse().expect("a CIDR"));
+        let ifindex = kernel.add_host_link("ens5", primary.mac);
+        let prefix = primary.subnet_cidr.prefix_len();
+        kernel.add_host_address(ifindex, Ipv4Net::new(primary.primary, prefix).expect("a prefix length"));
         World {
             stored: Stored::default(),
             kernel,
-            addresses,
+            ec2,
             boot: BootId::new("boot-1"),
+            now: Timestamp::ZERO,
             lying_reaper: false,
+            watched: Vec::new(),
             sandboxes: BTreeMap::new(),
         }
     }
 
-    /// The addresses of the pool.
-    pub(crate) fn pool(&self) -> Vec<Ipv4Addr> {
-        (0..self.addresses).map(|n| Ipv4Addr::new(10, 0, 1, 20 + n)).collect()
+    /// Time goes on: links come and go with their ENIs. Whether one that is waited for has come.
+    pub(crate) fn tick(&mut self, now: Timestamp) -> bool {
+        self.now = now;
+        let mut seen = false;
+        for transition in self.ec2.tick(now) {
+            let Some(eni) = self.ec2.enis().iter().find(|e| e.id == *transition.eni()) else { continue };
+            match transition {
+                Transition::Attached(_) => {
+                    let index = eni.attachment.as_ref().map_or(0, |a| a.device_index);
+                    self.kernel.add_host_link(&format!("ens{}", 5 + index), eni.mac);
+                    seen |= self.watched.contains(&eni.mac);
+                }
+                Transition::Detached(_) => self.kernel.remove_host_link(eni.mac),
+            }
+        }
+        seen
     }
 
-    fn cloud(&self) -> CloudObservation {
-        let instance: InstanceId = "i-1".parse().expect("an instance id");
-        CloudObservation {
-            identity: InstanceIdentity {
-                instance: instance.clone(),
-                instance_type: "m5.large".into(),
-                primary_mac: PRIMARY_MAC,
-                vpc_cidrs: vec!["10.0.0.0/16".parse().expect("a CIDR")],
-            },
-            limits: InstanceLimits { enis: 3, addresses_per_eni: 10 },
-            enis: vec![EniObservation {
-                id: "eni-1".parse().expect("an ENI id"),
-                mac: PRIMARY_MAC,
-                subnet: "subnet-1".parse().expect("a subnet id"),
-                subnet_cidr: "10.0.1.0/24".parse().expect("a CIDR"),
-                primary: PRIMARY,
-                secondary: self.pool(),
-                attachment: Some(EniAttachment {
-                    instance,
-                    device_index: 0,
-                    status: EniAttachmentStatus::Attached,
-                }),
- security_groups: Vec::new(),
- tags: Default::default(),
-            }],
+    /// Whether EC2 has this address on an ENI that is attached.
+    pub(crate) fn is_routed(&self, address: Ipv4Addr) -> bool {
+        let attached = self
+            .ec2
+            .enis()
+            .iter()
+            .filter(|e| e.attachment.as_ref().is_some_and(|a| a.status == EniAttachmentStatus::Attached));
+        attached.flat_map(|e| &e.secondary).any(|a| *a == address)
+    }
+
+    fn look(&mut self, tagged: bool) -> Result<CloudObservation, CloudError> {
+        let identity = self.ec2.identity(None, self.now)?;
+        let limits = self.ec2.describe_limits(&identity.instance_type, None, self.now)?;
+        let mut enis = BTreeMap::new();
+        let instance = identity.instance.clone();
+        let tags = tagged.then(|| EniScope::TaggedFor(instance.clone()));
+        for scope in tags.into_iter().chain([EniScope::AttachedTo(instance)]) {
+            let told = self.ec2.describe_enis(&scope, None, self.now)?;
+            enis.extend(told.into_iter().map(|e| (e.id.clone(), e)));
+        }
+        Ok(CloudObservation { identity, limits, enis: enis.into_values().collect(), tagged })
+    }
+
+    fn mutate(&mut self, mutation: &Mutation, fault: Fault) -> Result<Mutated, CloudError> {
+        let written = self.stored.intents.iter().any(|i| i.mutation == *mutation);
+        assert!(written, "{} was called without its intent: {mutation:?}", mutation.call());
+        if fault == Fault::Refused {
+            return Err(self.failed(mutation, Some("RequestLimitExceeded")));
+        }
+        let done = self.ec2.mutate(mutation, None, self.now);
+        if fault == Fault::Lost { Err(self.failed(mutation, None)) } else { done }
+    }
+
+    fn failed(&self, mutation: &Mutation, code: Option<&str>) -> CloudError {
+        let kind = if code.is_some() { CloudErrorKind::Throttled } else { CloudErrorKind::Unreachable };
+        CloudError {
+            kind,
+            call: mutation.call().to_owned(),
+            message: "a fault".to_owned(),
+            code: code.map(str::to_owned),
+            request_id: None,
         }
     }
 
@@ -138,10 +176,17 @@ impl World {
                 }
                 Completion::HostApplied(failed)
             }
-            EffectKind::ObserveCloud if fault != Fault::None => {
+            EffectKind::ObserveCloud { .. } if fault != Fault::None => {
                 Completion::CloudObserved(Err("EC2 is away".into()))
             }
-            EffectKind::ObserveCloud => Completion::CloudObserved(Ok(self.cloud())),
+            EffectKind::ObserveCloud { tagged } => {
+                Completion::CloudObserved(self.look(*tagged).map_err(|e| e.to_string()))
+            }
+            EffectKind::Mutate(mutation) => Completion::Mutated(self.mutate(mutation, fault)),
+            EffectKind::WatchLinks(macs) => {
+                self.watched.clone_from(macs);
+                Completion::Skipped
+            }
         }
     }
 }

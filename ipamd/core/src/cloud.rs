@@ -264,7 +264,9 @@ impl CloudError {
     /// How long to wait before the same call is worth making again.
     pub fn retry_after(&self) -> Duration {
         match self.kind {
-            CloudErrorKind::Unreachable | CloudErrorKind::NotFound | CloudErrorKind::InUse => Duration::from_secs(1),
+            CloudErrorKind::Unreachable | CloudErrorKind::NotFound | CloudErrorKind::InUse => {
+                Duration::from_secs(1)
+            }
             CloudErrorKind::Throttled | CloudErrorKind::Other => Duration::from_secs(5),
             CloudErrorKind::Unauthorized | CloudErrorKind::LimitReached | CloudErrorKind::SubnetFull => {
                 Duration::from_secs(30)

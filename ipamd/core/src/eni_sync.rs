@@ -72,7 +72,9 @@ pub fn plan(pool: &Pool, look: &Look<'_>) -> SyncPlan {
     plan.absent = absent.map(|e| e.record.id.clone()).collect();
     let kept = |record: &&crate::record::AddressRecord| {
         let eni = pool.eni(&record.eni).map(|e| e.record.state);
-        !named.contains(&record.address) && !look.stale.contains(&record.eni) && eni.is_none_or(EniState::is_laid)
+        !named.contains(&record.address)
+            && !look.stale.contains(&record.eni)
+            && eni.is_none_or(EniState::is_laid)
     };
     for record in pool.addresses().filter(kept) {
         match record.state {
@@ -86,7 +88,13 @@ pub fn plan(pool: &Pool, look: &Look<'_>) -> SyncPlan {
 }
 
 /// One managed ENI.
-fn compare(pool: &Pool, look: &Look<'_>, eni: &EniObservation, plan: &mut SyncPlan, named: &mut BTreeSet<Ipv4Addr>) {
+fn compare(
+    pool: &Pool,
+    look: &Look<'_>,
+    eni: &EniObservation,
+    plan: &mut SyncPlan,
+    named: &mut BTreeSet<Ipv4Addr>,
+) {
     let known = pool.eni(&eni.id).map(|e| &e.record);
     let status = eni.attachment.as_ref().map(|a| a.status);
     let stale = look.stale.contains(&eni.id);
@@ -217,7 +225,8 @@ mod tests {
         eni.attachment.as_mut().unwrap().status = EniAttachmentStatus::Attached;
         assert_eq!(look(&pool, std::slice::from_ref(&eni)).enis[0].state, EniState::InUse);
         let stale = BTreeSet::from([id.clone()]);
-        let old = plan(&pool, &Look { instance: &instance(), enis: &[eni.clone()], tagged: true, stale: &stale });
+        let old =
+            plan(&pool, &Look { instance: &instance(), enis: &[eni.clone()], tagged: true, stale: &stale });
         assert_eq!((old.enis.len(), old.seen.len()), (0, 0));
         pool.set_state(&id, EniState::Detaching);
         eni.attachment = None;

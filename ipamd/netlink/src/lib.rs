@@ -1,7 +1,7 @@
 //! Every netlink, network namespace, nft and conntrack call of ipamd, and a stateful fake of the kernel beside it.
 //!
 //! Owns the sockets, the messages and the reading of what the kernel answers, in the terms of `ipamd_core::kernel`.
-//! Every call is blocking and bounded. CAP_NET_ADMIN is enough for [`host`] and [`lock`]: nothing there enters a
+//! Every call but [`watch`] is blocking and bounded. CAP_NET_ADMIN is enough for [`host`] and [`lock`]: nothing there enters a
 //! namespace or writes under /proc. [`netns`] needs CAP_SYS_ADMIN and is for the embedded VPC and for tests. Does not
 //! decide anything: the owner and the planners do.
 
@@ -22,4 +22,5 @@ pub mod sandbox;
 mod socket;
 pub mod stats;
 mod sys;
+pub mod watch;
 mod wire;

@@ -5,6 +5,7 @@
 
 mod raw;
 
+use ipamd_core::capacity::Targets;
 use ipnet::Ipv4Net;
 use raw::Raw;
 use std::io;
@@ -24,6 +25,8 @@ pub struct Config {
     pub cloud: Cloud,
     /// The pool.
     pub pool: Pool,
+    /// How many ENIs and addresses the node should have.
+    pub capacity: Targets,
     /// Links and packets.
     pub data_plane: DataPlane,
     /// The sockets' bounds.
@@ -93,6 +96,8 @@ pub struct MetricsConfig {
 pub struct Timing {
     /// The time between two looks at EC2.
     pub describe_period: Duration,
+    /// The time between two looks while something at EC2 is on its way.
+    pub poll: Duration,
     /// How long an end may take.
     pub drain: Duration,
 }

@@ -3,6 +3,7 @@
 //! Owns names, units and ranges of keys; conf/ipamd.toml documents each. A key ends with its unit.
 
 use super::{Cloud, Config, DataPlane, Log, LogFormat, MetricsConfig, Paths, Pool, Sockets, Timing};
+use ipamd_core::capacity::Targets;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub(super) struct Raw {
     paths: RawPaths,
     cloud: RawCloud,
     pool: RawPool,
+    capacity: RawCapacity,
     data_plane: RawDataPlane,
     sockets: RawSockets,
     metrics: RawMetrics,
@@ -45,6 +47,15 @@ struct RawPool {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+struct RawCapacity {
+    warm_enis: u32,
+    minimum_ip: u32,
+    no_release: bool,
+    release_after_ms: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct RawDataPlane {
     mtu: u32,
     txqueuelen: u32,
@@ -69,6 +80,7 @@ struct RawMetrics {
 #[serde(default, deny_unknown_fields)]
 struct RawTiming {
     describe_period_ms: u64,
+    poll_ms: u64,
     drain_ms: u64,
 }
 
@@ -86,6 +98,7 @@ impl Default for Raw {
             paths: RawPaths::default(),
             cloud: RawCloud::default(),
             pool: RawPool::default(),
+            capacity: RawCapacity::default(),
             data_plane: RawDataPlane::default(),
             sockets: RawSockets::default(),
             metrics: RawMetrics::default(),
@@ -113,6 +126,12 @@ impl Default for RawPool {
     }
 }
 
+impl Default for RawCapacity {
+    fn default() -> Self {
+        RawCapacity { warm_enis: 1, minimum_ip: 0, no_release: false, release_after_ms: 60_000 }
+    }
+}
+
 impl Default for RawDataPlane {
     fn default() -> Self {
         RawDataPlane { mtu: 9001, txqueuelen: 1000, snat: true, extra_vpc_cidrs: Vec::new() }
@@ -133,7 +152,7 @@ impl Default for RawMetrics {
 
 impl Default for RawTiming {
     fn default() -> Self {
-        RawTiming { describe_period_ms: 30_000, drain_ms: 2_000 }
+        RawTiming { describe_period_ms: 30_000, poll_ms: 2_000, drain_ms: 2_000 }
     }
 }
 
@@ -215,6 +234,12 @@ impl Raw {
         let cooldown = within("pool.cooldown_ms", self.pool.cooldown_ms, 0, hour, "must be 0 to 3600000")?;
         let period = self.timing.describe_period_ms;
         let period = within("timing.describe_period_ms", period, 1_000, hour, "must be 1000 to 3600000")?;
+        let poll = within("timing.poll_ms", self.timing.poll_ms, 10, 60_000, "must be 10 to 60000")?;
+        let warm = within("capacity.warm_enis", self.capacity.warm_enis, 0, 15, "must be 0 to 15")?;
+        let minimum =
+            within("capacity.minimum_ip", self.capacity.minimum_ip, 0, 10_000, "must be 0 to 10000")?;
+        let release = self.capacity.release_after_ms;
+        let release = within("capacity.release_after_ms", release, 0, hour, "must be 0 to 3600000")?;
         let drain = within("timing.drain_ms", self.timing.drain_ms, 0, 60_000, "must be 0 to 60000")?;
         let seats = self.sockets.max_connections;
         let seats = within("sockets.max_connections", seats, 8, 65_536, "must be 8 to 65536")?;
@@ -224,6 +249,12 @@ impl Raw {
             paths: Paths { run_dir, store },
             cloud: Cloud { control: absolute("cloud.control", &self.cloud.control)? },
             pool: Pool { cooldown: Duration::from_millis(cooldown) },
+            capacity: Targets {
+                warm_enis: warm,
+                minimum_ip: minimum,
+                no_release: self.capacity.no_release,
+                release_after: Duration::from_millis(release),
+            },
             data_plane: DataPlane {
                 mtu,
                 txqueuelen: queue,
@@ -234,6 +265,7 @@ impl Raw {
             metrics: MetricsConfig { listen },
             timing: Timing {
                 describe_period: Duration::from_millis(period),
+                poll: Duration::from_millis(poll),
                 drain: Duration::from_millis(drain),
             },
             log: Log { level, format: self.log.format },
@@ -256,6 +288,12 @@ impl From<&Config> for Raw {
             },
             cloud: RawCloud { kind: "embedded".into(), control: config.cloud.control.display().to_string() },
             pool: RawPool { cooldown_ms: millis(config.pool.cooldown) },
+            capacity: RawCapacity {
+                warm_enis: config.capacity.warm_enis,
+                minimum_ip: config.capacity.minimum_ip,
+                no_release: config.capacity.no_release,
+                release_after_ms: millis(config.capacity.release_after),
+            },
             data_plane: RawDataPlane {
                 mtu: config.data_plane.mtu,
                 txqueuelen: config.data_plane.txqueuelen,
@@ -269,6 +307,7 @@ impl From<&Config> for Raw {
             metrics: RawMetrics { listen: config.metrics.listen.map(|l| l.to_string()).unwrap_or_default() },
             timing: RawTiming {
                 describe_period_ms: millis(config.timing.describe_period),
+                poll_ms: millis(config.timing.poll),
                 drain_ms: millis(config.timing.drain),
             },
             log: RawLog { level: config.log.level.clone(), format: config.log.format },

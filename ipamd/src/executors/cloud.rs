@@ -1,18 +1,23 @@
-//! Asking the cloud.
+//! Asking the cloud, and changing it.
 //!
-//! Owns the task on the outer runtime that answers one look at a time: identity and limits once, the ENIs each time.
-//! An answer that failed in any part is an error, never a smaller observation. Does not plan.
+//! Owns the tasks on the outer runtime: looks, one at a time (identity and limits once, the ENIs each time), and
+//! changes, each a task of its own, bounded in number. An answer that failed in any part is an error, never a smaller
+//! observation. Does not plan.
 
 use crate::completions::{CompletionSender, Finished};
 use ipamd_core::cloud::{
-    CloudError, CloudObservation, EniApi, InstanceIdentity, InstanceLimits, InstanceMetadata,
+    CloudError, CloudObservation, EniApi, EniObservation, EniScope, InstanceIdentity, InstanceLimits,
+    InstanceMetadata, Mutation,
 };
 use ipamd_core::owner::event::{Completion, EffectId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-/// Looks are single flight by the driver; this holds a late one beside the next.
-const CAPACITY: usize = 4;
+/// Looks are single flight by the driver, changes one per ENI: this holds what a whole node can ask at once.
+const CAPACITY: usize = 128;
+/// Changes that are under way at once; the others wait their turn.
+const PARALLEL: usize = 16;
 
 /// The cloud, whichever it is.
 #[derive(Clone)]
@@ -23,16 +28,27 @@ pub struct Cloud {
     pub metadata: Arc<dyn InstanceMetadata>,
 }
 
+/// What is asked.
+enum Ask {
+    Observe { tagged: bool },
+    Mutate(Mutation),
+}
+
 /// The queue to the cloud's task.
 #[derive(Clone)]
 pub struct CloudSender {
-    queue: mpsc::Sender<EffectId>,
+    queue: mpsc::Sender<(EffectId, Ask)>,
 }
 
 impl CloudSender {
     /// Asks for a look; false when the queue is full.
-    pub fn observe(&self, effect: EffectId) -> bool {
-        self.queue.try_send(effect).is_ok()
+    pub fn observe(&self, effect: EffectId, tagged: bool) -> bool {
+        self.queue.try_send((effect, Ask::Observe { tagged })).is_ok()
+    }
+
+    /// Asks for a change; false when the queue is full.
+    pub fn mutate(&self, effect: EffectId, mutation: Mutation) -> bool {
+        self.queue.try_send((effect, Ask::Mutate(mutation))).is_ok()
     }
 }
 
@@ -40,10 +56,23 @@ impl CloudSender {
 pub fn task(cloud: Cloud, done: CompletionSender) -> (CloudSender, impl Future<Output = ()> + Send) {
     let (sender, mut receiver) = mpsc::channel(CAPACITY);
     let run = async move {
-        let mut known = None;
-        while let Some(effect) = receiver.recv().await {
-            let seen = observe(&cloud, &mut known).await.map_err(|error| error.to_string());
-            done.push(Finished::Effect { effect, completion: Completion::CloudObserved(seen) });
+        let known = Arc::new(tokio::sync::Mutex::new(None));
+        let seats = Arc::new(Semaphore::new(PARALLEL));
+        while let Some((effect, ask)) = receiver.recv().await {
+            let (cloud, done, known, seats) = (cloud.clone(), done.clone(), known.clone(), seats.clone());
+            tokio::spawn(async move {
+                let completion = match ask {
+                    Ask::Observe { tagged } => {
+                        let seen = observe(&cloud, &mut *known.lock().await, tagged).await;
+                        Completion::CloudObserved(seen.map_err(|error| error.to_string()))
+                    }
+                    Ask::Mutate(mutation) => {
+                        let _seat = seats.acquire().await;
+                        Completion::Mutated(cloud.enis.mutate(&mutation).await)
+                    }
+                };
+                done.push(Finished::Effect { effect, completion });
+            });
         }
     };
     (CloudSender { queue: sender }, run)
@@ -52,6 +81,7 @@ pub fn task(cloud: Cloud, done: CompletionSender) -> (CloudSender, impl Future<O
 async fn observe(
     cloud: &Cloud,
     known: &mut Option<(InstanceIdentity, InstanceLimits)>,
+    tagged: bool,
 ) -> Result<CloudObservation, CloudError> {
     let (identity, limits) = match known {
         Some(known) => known.clone(),
@@ -61,6 +91,14 @@ async fn observe(
             known.insert((identity, limits)).clone()
         }
     };
-    let enis = cloud.enis.describe_enis(&EniScope::AttachedTo(identity.instance.clone())).await?;
-    Ok(CloudObservation { identity, limits, enis })
+    let instance = identity.instance.clone();
+    let mut enis: BTreeMap<_, EniObservation> = BTreeMap::new();
+    // The tagged ones first: one that is attached meanwhile is told by the later answer.
+    if tagged {
+        let of_ours = cloud.enis.describe_enis(&EniScope::TaggedFor(instance.clone())).await?;
+        enis.extend(of_ours.into_iter().map(|eni| (eni.id.clone(), eni)));
+    }
+    let attached = cloud.enis.describe_enis(&EniScope::AttachedTo(instance)).await?;
+    enis.extend(attached.into_iter().map(|eni| (eni.id.clone(), eni)));
+    Ok(CloudObservation { identity, limits, enis: enis.into_values().collect(), tagged })
 }

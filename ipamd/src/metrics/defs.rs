@@ -28,7 +28,7 @@ defs! {
     READY = "ready", "gauge", "", "1 when ADD is served";
     POOL_ADDRESSES = "pool_addresses", "gauge", "state: free, allocated, cooling, quarantined", "Addresses of the pool by state";
     ATTACHMENTS = "attachments", "gauge", "state: adding, live, broken, dying", "Attachments by state";
-    ENIS = "enis", "gauge", "state: in_use", "ENIs by state";
+    ENIS = "enis", "gauge", "state: attaching, in_use, draining, detaching, deleting", "ENIs by state";
     ADDS_UNDER_WAY = "adds_under_way", "gauge", "", "ADDs that wait or run";
     OPERATIONS = "operations", "counter", "verb: add, del; outcome: ok, refused, failed, cancelled", "ADDs and DELs that have ended";
     OPERATION_SECONDS = "operation_seconds", "histogram", "verb: add, del; phase: queue, commit, wire, total; outcome: ok, refused, failed, cancelled", "Seconds of each phase of ADDs and DELs; commit and wire run side by side";
@@ -42,7 +42,8 @@ defs! {
     KEPT_LINKS = "kept_links", "counter", "", "Dying links that could not be deleted, each time they were tried";
     REAP_SECONDS = "reap_seconds", "histogram", "", "Seconds of one batch of the reaper";
     HOST_STEPS = "host_steps", "counter", "outcome: ok, failed", "Steps taken on the host's own network";
-    RECONCILER_PASSES = "reconciler_passes", "counter", "reconciler: eni_sync, host_net; outcome: ok, failed", "Passes of each reconciler";
+    RECONCILER_PASSES = "reconciler_passes", "counter", "reconciler: eni_sync, host_net, capacity; outcome: ok, failed", "Passes of each reconciler";
+    EC2_CHANGES = "ec2_changes", "counter", "call: the six calls that change an ENI, as EC2 names them; outcome: ok, failed", "Changes asked of EC2";
     REFUSED = "refused_requests", "counter", "reason: too_many, not_root, slow, bad_frame, bad_request", "Connections and requests of cni.sock that were refused";
 }
 

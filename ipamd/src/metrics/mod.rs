@@ -7,6 +7,7 @@ pub mod defs;
 pub mod expose;
 
 use crate::debug::query::Snapshot;
+use ipamd_core::record::EniState;
 use ipamd_netlink::stats::Counters;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -112,6 +113,12 @@ struct ReasonLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    call: String,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabels {
     state: String,
 }
@@ -135,6 +142,7 @@ pub struct Metrics {
     reap_seconds: Histogram,
     host_steps: Family<OutcomeLabels, Counter>,
     refused: Family<ReasonLabels, Counter>,
+    ec2_calls: Family<CallLabels, Counter>,
     netlink: Arc<Counters>,
 }
 
@@ -161,6 +169,7 @@ impl Metrics {
             reap_seconds: seconds(),
             host_steps: Family::default(),
             refused: Family::default(),
+            ec2_calls: Family::default(),
             netlink,
         }
     }
@@ -196,6 +205,12 @@ impl Metrics {
         count(Outcome::Failed, failed);
     }
 
+    /// One change that was asked of EC2.
+    pub fn ec2_call(&self, call: &'static str, done: bool) {
+        let outcome = if done { Outcome::Ok } else { Outcome::Failed };
+        self.ec2_calls.get_or_create(&CallLabels { call: call.to_owned(), outcome }).inc();
+    }
+
     /// A connection or request that was refused.
     pub fn refused(&self, reason: Refused) {
         self.refused.get_or_create(&ReasonLabels { reason }).inc();
@@ -227,6 +242,7 @@ impl Metrics {
         put!(defs::REAP_SECONDS, self.reap_seconds);
         put!(defs::HOST_STEPS, self.host_steps);
         put!(defs::REFUSED, self.refused);
+        put!(defs::EC2_CHANGES, self.ec2_calls);
         let netlink = [
             (defs::NETLINK_MESSAGES, &self.netlink.messages),
             (defs::NETLINK_SENDS, &self.netlink.sends),
@@ -262,7 +278,7 @@ fn register_state(registry: &mut Registry, snapshot: &Snapshot) {
     let mut attachments = BTreeMap::from(known);
     attachments.extend(status.attachments.clone());
     by_state(registry, &defs::ATTACHMENTS, attachments);
-    let mut enis = BTreeMap::new();
+    let mut enis: BTreeMap<String, usize> = EniState::ALL.map(|s| (s.name().to_owned(), 0)).into();
     for (eni, _) in &snapshot.enis {
         *enis.entry(eni.state.name().to_owned()).or_default() += 1;
     }

@@ -30,6 +30,8 @@ const ENIS: Table = TableDefinition::new("enis");
 const ADDRESSES: Table = TableDefinition::new("addresses");
 /// Attachments by network, container, ifname and generation.
 const ATTACHMENTS: Table = TableDefinition::new("attachments");
+/// Intents by number.
+const INTENTS: Table = TableDefinition::new("intents");
 /// The schema's number.
 const META: Table = TableDefinition::new("meta");
 
@@ -63,6 +65,7 @@ impl Store {
             let mut enis = transaction.open_table(ENIS)?;
             let mut addresses = transaction.open_table(ADDRESSES)?;
             let mut attachments = transaction.open_table(ATTACHMENTS)?;
+            let mut intents = transaction.open_table(INTENTS)?;
             for write in batches.flatten() {
                 match write {
                     Write::PutNode(record) => {
@@ -88,6 +91,13 @@ impl Store {
                     Write::DeleteAttachment(id) => {
                         attachments.remove(codec::attachment_key(&id.key, id.generation).as_slice())?;
                     }
+                    Write::PutIntent(record) => {
+                        intents
+                            .insert(record.id.to_be_bytes().as_slice(), codec::encode(record).as_slice())?;
+                    }
+                    Write::DeleteIntent(id) => {
+                        intents.remove(id.to_be_bytes().as_slice())?;
+                    }
                 }
             }
         }
@@ -111,6 +121,9 @@ impl Store {
         }
         for entry in transaction.open_table(ATTACHMENTS)?.iter()? {
             stored.attachments.push(codec::decode("attachments", entry?.1.value())?);
+        }
+        for entry in transaction.open_table(INTENTS)?.iter()? {
+            stored.intents.push(codec::decode("intents", entry?.1.value())?);
         }
         Ok(stored)
     }

@@ -6,7 +6,7 @@
 //! loads whole is the file itself opened.
 
 use super::codec::DecodeError;
-use super::{ADDRESSES, ATTACHMENTS, ENIS, META, NODE, SCHEMA, SCHEMA_KEY, Store};
+use super::{ADDRESSES, ATTACHMENTS, ENIS, INTENTS, META, NODE, SCHEMA, SCHEMA_KEY, Store};
 use eni_proto::ids::BootId;
 use ipamd_core::record::Stored;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
@@ -161,7 +161,7 @@ impl Store {
             if found.is_none() {
                 meta.insert(SCHEMA_KEY, SCHEMA.to_be_bytes().as_slice())?;
             }
-            for table in [NODE, ENIS, ADDRESSES, ATTACHMENTS] {
+            for table in [NODE, ENIS, ADDRESSES, ATTACHMENTS, INTENTS] {
                 transaction.open_table(table)?;
             }
         }
@@ -171,7 +171,7 @@ impl Store {
 
     fn clear(&self) -> Result<(), LoadError> {
         let transaction = self.database.begin_write()?;
-        for table in [NODE, ENIS, ADDRESSES, ATTACHMENTS] {
+        for table in [NODE, ENIS, ADDRESSES, ATTACHMENTS, INTENTS] {
             transaction.delete_table(table)?;
             transaction.open_table(table)?;
         }

@@ -3,10 +3,9 @@
 //! Owns one connection per call and its deadline. An answer that is no answer to the call is an error.
 
 use crate::control::{Answer, MAX_LINE, Request};
-use eni_proto::ids::InstanceId;
 use ipamd_core::cloud::{
-    self, CloudError, CloudErrorKind, EniApi, EniObservation, InstanceIdentity, InstanceLimits,
-    InstanceMetadata,
+    self, CloudError, CloudErrorKind, EniApi, EniObservation, EniScope, InstanceIdentity, InstanceLimits,
+    InstanceMetadata, Mutated, Mutation,
 };
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,8 @@ use tokio::time::timeout;
 
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(5);
+/// How long one that changes something may take: giving it up leaves open whether it was done.
+const MUTATION: Duration = Duration::from_secs(15);
 
 /// The client.
 #[derive(Debug, Clone)]
@@ -32,6 +33,7 @@ impl ControlClient {
 
     /// Makes one request.
     pub async fn call(&self, request: &Request) -> io::Result<Answer> {
+        let deadline = if matches!(request, Request::Mutate(_)) { MUTATION } else { CALL };
         let exchange = async {
             let mut stream = UnixStream::connect(&self.path).await?;
             let mut line = serde_json::to_vec(request).map_err(io::Error::other)?;
@@ -41,7 +43,7 @@ impl ControlClient {
             BufReader::new(stream).take(MAX_LINE as u64).read_until(b'\n', &mut answer).await?;
             serde_json::from_slice(&answer).map_err(io::Error::other)
         };
-        timeout(CALL, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        timeout(deadline, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     async fn cloud<T>(
@@ -66,8 +68,8 @@ impl ControlClient {
 }
 
 impl EniApi for ControlClient {
-    fn describe_enis(&self, instance: &InstanceId) -> cloud::Answer<'_, Vec<EniObservation>> {
-        let request = Request::DescribeEnis { instance: instance.clone() };
+    fn describe_enis(&self, scope: &EniScope) -> cloud::Answer<'_, Vec<EniObservation>> {
+        let request = Request::DescribeEnis { scope: scope.clone() };
         Box::pin(self.cloud("DescribeNetworkInterfaces", request, |answer| match answer {
             Answer::Enis(enis) => Some(enis),
             _ => None,
@@ -78,6 +80,13 @@ impl EniApi for ControlClient {
         let request = Request::DescribeLimits { instance_type: instance_type.to_owned() };
         Box::pin(self.cloud("DescribeInstanceTypes", request, |answer| match answer {
             Answer::Limits(limits) => Some(limits),
+            _ => None,
+        }))
+    }
+
+    fn mutate(&self, mutation: &Mutation) -> cloud::Answer<'_, Mutated> {
+        Box::pin(self.cloud(mutation.call(), Request::Mutate(mutation.clone()), |answer| match answer {
+            Answer::Mutated(mutated) => Some(mutated),
             _ => None,
         }))
     }

@@ -4,8 +4,9 @@
 //! are for tests and people who want to see.
 
 use crate::model::{Fault, JournalEntry};
-use eni_proto::ids::InstanceId;
-use ipamd_core::cloud::{CloudError, EniObservation, InstanceIdentity, InstanceLimits};
+use ipamd_core::cloud::{
+    CloudError, EniObservation, EniScope, InstanceIdentity, InstanceLimits, Mutated, Mutation,
+};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,24 +21,35 @@ pub const MAX_LINE: usize = 1024 * 1024;
 pub enum Request {
     /// The instance metadata.
     Identity,
-    /// DescribeNetworkInterfaces of an instance.
+    /// DescribeNetworkInterfaces.
     DescribeEnis {
-        /// The instance.
-        instance: InstanceId,
+        /// Which.
+        scope: EniScope,
     },
     /// DescribeInstanceTypes of one type.
     DescribeLimits {
         /// The type.
         instance_type: String,
     },
+    /// One of the calls that change ENIs.
+    Mutate(Mutation),
+    /// The ENIs as they are. No call of EC2: the journal does not have it.
+    Enis,
     /// What the source checks have dropped.
     Drops,
     /// The calls so far.
     Journal,
+    /// How often each call was made.
+    Calls,
     /// Names and addresses of the network.
     Topology,
     /// Injects a fault.
     SetFault(Fault),
+    /// Leaves at most that many addresses free in the subnet, as if others held the rest; none gives those back.
+    SetSubnetFree {
+        /// How many.
+        addresses: Option<u32>,
+    },
     /// Ends the program and takes its network away.
     Shutdown,
 }
@@ -48,14 +60,18 @@ pub enum Request {
 pub enum Answer {
     /// To `identity`.
     Identity(InstanceIdentity),
-    /// To `describe_enis`.
+    /// To `describe_enis` and `enis`.
     Enis(Vec<EniObservation>),
     /// To `describe_limits`.
     Limits(InstanceLimits),
+    /// To `mutate`.
+    Mutated(Mutated),
     /// To `drops`: packets by counter; `internet` counts what left the VPC with an address that no public one maps to.
     Drops(BTreeMap<String, u64>),
     /// To `journal`.
     Journal(Vec<JournalEntry>),
+    /// To `calls`.
+    Calls(BTreeMap<String, u64>),
     /// To `topology`.
     Topology(Box<Topology>),
     /// To the others.

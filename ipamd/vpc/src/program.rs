@@ -6,7 +6,7 @@ use crate::control::{Answer, Request};
 use crate::model::{Ec2, Setup};
 use crate::network::{self, Network, Options};
 use crate::server::{self, Server};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use ipnet::Ipv4Net;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
@@ -27,36 +27,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Boots the instance and lays the network; prints one JSON line with its names and addresses when it is ready.
-    Run {
-        /// The prefix of the namespaces' names.
-        #[arg(long, default_value = "eni")]
-        prefix: String,
-        /// The control socket.
-        #[arg(long, default_value = "/run/embedded-vpc/control.sock")]
-        control: PathBuf,
-        /// The instance's type.
-        #[arg(long, default_value = "m5.4xlarge")]
-        instance_type: String,
-        /// How many secondary addresses its primary ENI has.
-        #[arg(long, default_value_t = 29)]
-        secondary: u32,
-        /// The VPC's CIDR.
-        #[arg(long, default_value = "10.0.0.0/16")]
-        vpc_cidr: Ipv4Net,
-        /// The node's subnet.
-        #[arg(long, default_value = "10.0.1.0/24")]
-        subnet: Ipv4Net,
-        /// The MTU inside the VPC.
-        #[arg(long, default_value_t = 9001)]
-        mtu: u32,
-    },
+    Run(Run),
     /// Takes away the namespaces of a prefix.
     Clean {
         /// The prefix.
         #[arg(long, default_value = "eni")]
         prefix: String,
     },
-    /// Prints what a running one answers: `drops`, `journal`, `topology`, or any request in JSON.
+    /// Prints what a running one answers: `enis`, `drops`, `journal`, `calls`, `topology`, or any request in JSON.
     Inspect {
         /// The control socket.
         #[arg(long, default_value = "/run/embedded-vpc/control.sock")]
@@ -66,14 +44,60 @@ enum Verb {
     },
 }
 
+/// What the instance and its network are.
+#[derive(Debug, Args)]
+struct Run {
+    /// The prefix of the namespaces' names.
+    #[arg(long, default_value = "eni")]
+    prefix: String,
+    /// The control socket.
+    #[arg(long, default_value = "/run/embedded-vpc/control.sock")]
+    control: PathBuf,
+    /// The instance's type; `bench.8x150` and `test.4x6` are of our own, named by what they carry.
+    #[arg(long, default_value = "m5.4xlarge")]
+    instance_type: String,
+    /// How many secondary addresses its primary ENI has.
+    #[arg(long, default_value_t = 29)]
+    secondary: u32,
+    /// The VPC's CIDR.
+    #[arg(long, default_value = "10.0.0.0/16")]
+    vpc_cidr: Ipv4Net,
+    /// The node's subnet [default: 10.0.1.0/24, or 10.0.0.0/19 for types that carry more].
+    #[arg(long)]
+    subnet: Option<Ipv4Net>,
+    /// A security group of the VPC, each given once; the primary ENI has all of them, the first is the default.
+    #[arg(long, default_value = "sg-0e1c0000000000001")]
+    security_group: Vec<String>,
+    /// How long an ENI is `attaching`, in milliseconds.
+    #[arg(long, default_value_t = 100)]
+    attach_ms: u64,
+    /// How long an ENI is `detaching`, in milliseconds.
+    #[arg(long, default_value_t = 100)]
+    detach_ms: u64,
+    /// The MTU inside the VPC.
+    #[arg(long, default_value_t = 9001)]
+    mtu: u32,
+}
+
+impl Run {
+    fn setup(&self) -> Setup {
+        let usual = Setup::new(&self.instance_type, self.secondary);
+        Setup {
+            vpc_cidr: self.vpc_cidr,
+            subnet: self.subnet.unwrap_or(usual.subnet),
+            security_groups: self.security_group.clone(),
+            attach_ms: self.attach_ms,
+            detach_ms: self.detach_ms,
+            ..usual
+        }
+    }
+}
+
 /// The program.
 #[allow(clippy::print_stdout, clippy::print_stderr)]
 pub fn main() -> ExitCode {
     let result = match Cli::parse().verb {
-        Verb::Run { prefix, control, instance_type, secondary, vpc_cidr, subnet, mtu } => {
-            let setup = Setup { vpc_cidr, subnet, instance_type, secondary };
-            run(&Options { prefix, control: control.display().to_string(), mtu }, setup, &control)
-        }
+        Verb::Run(options) => run(&options),
         Verb::Clean { prefix } => {
             network::remove(&prefix);
             Ok(())
@@ -92,14 +116,17 @@ pub fn main() -> ExitCode {
 type Failure = Box<dyn std::error::Error>;
 
 #[allow(clippy::print_stdout)]
-fn run(options: &Options, setup: Setup, control: &Path) -> Result<(), Failure> {
+fn run(run: &Run) -> Result<(), Failure> {
+    let control = &run.control;
     let mut ends = SigSet::empty();
     ends.add(Signal::SIGTERM);
     ends.add(Signal::SIGINT);
     // Blocked in every thread from here on: the main thread waits for them.
     ends.thread_block()?;
-    let ec2 = Ec2::boot(setup)?;
-    let network = Network::lay(options, &ec2)?;
+    let ec2 = Ec2::boot(run.setup())?;
+    let options =
+        Options { prefix: run.prefix.clone(), control: control.display().to_string(), mtu: run.mtu };
+    let network = Network::lay(&options, &ec2)?;
     let listener = match server::bind(control) {
         Ok(listener) => listener,
         Err(error) => {
@@ -109,6 +136,8 @@ fn run(options: &Options, setup: Setup, control: &Path) -> Result<(), Failure> {
     };
     let topology = serde_json::to_string(network.topology())?;
     let server = Server::new(ec2, network.clone());
+    let ticked = server.clone();
+    thread::spawn(move || server::tick(&ticked));
     thread::spawn(move || {
         server::serve(&server, &listener, || {
             // To the process, not the thread: the main thread takes it.
@@ -126,7 +155,9 @@ fn run(options: &Options, setup: Setup, control: &Path) -> Result<(), Failure> {
 #[allow(clippy::print_stdout)]
 fn inspect(control: &Path, what: &str) -> Result<(), Failure> {
     let request = match what {
+        "enis" => Request::Enis,
         "drops" => Request::Drops,
+        "calls" => Request::Calls,
         "journal" => Request::Journal,
         "topology" => Request::Topology,
         "shutdown" => Request::Shutdown,
@@ -141,7 +172,8 @@ fn inspect(control: &Path, what: &str) -> Result<(), Failure> {
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer)?;
     let value = match serde_json::from_str(&answer)? {
-        Answer::Drops(drops) => serde_json::to_value(drops)?,
+        Answer::Enis(enis) => serde_json::to_value(enis)?,
+        Answer::Drops(counts) | Answer::Calls(counts) => serde_json::to_value(counts)?,
         Answer::Journal(entries) => serde_json::to_value(entries)?,
         Answer::Topology(topology) => serde_json::to_value(topology)?,
         Answer::Failed(error) => return Err(error.into()),

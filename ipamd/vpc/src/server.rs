@@ -3,7 +3,7 @@
 //! Owns the listener, its connections (one thread each, bounded) and the answers, from the model and the network.
 
 use crate::control::{Answer, MAX_LINE, Request};
-use crate::model::Ec2;
+use crate::model::{Ec2, Effect, Fault};
 use crate::network::Network;
 use ipamd_core::time::Timestamp;
 use nix::time::{ClockId, clock_gettime};
@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -21,16 +21,40 @@ const CONNECTIONS: usize = 64;
 /// A connection that says nothing for so long is closed.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// What the connections share.
+/// Without a transition to wait for, the ticker looks so often.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What the connections and the ticker share.
 pub(crate) struct Server {
-    pub(crate) ec2: Mutex<Ec2>,
+    ec2: Mutex<Ec2>,
+    /// A transition was scheduled.
+    scheduled: Condvar,
     pub(crate) network: Network,
     connections: AtomicUsize,
 }
 
 impl Server {
     pub(crate) fn new(ec2: Ec2, network: Network) -> Arc<Server> {
-        Arc::new(Server { ec2: Mutex::new(ec2), network, connections: AtomicUsize::new(0) })
+        Arc::new(Server {
+            ec2: Mutex::new(ec2),
+            scheduled: Condvar::new(),
+            network,
+            connections: AtomicUsize::new(0),
+        })
+    }
+
+    fn ec2(&self) -> MutexGuard<'_, Ec2> {
+        self.ec2.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets attachments become what they are due to become, for ever.
+pub(crate) fn tick(server: &Server) {
+    loop {
+        let mut ec2 = server.ec2();
+        ec2.tick(now());
+        let span = ec2.next_due().map_or(IDLE, |at| at.since(now()));
+        drop(server.scheduled.wait_timeout(ec2, span).unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -97,34 +121,55 @@ fn now() -> Timestamp {
     Timestamp::from_nanos(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
-fn answer(server: &Server, request: Request) -> Answer {
-    let ec2 = || server.ec2.lock().unwrap_or_else(PoisonError::into_inner);
-    // A late answer must not hold the model: the delay is slept outside the lock.
-    let fault = |call: &str| {
-        let (delay_ms, code) = ec2().take_fault(call);
-        thread::sleep(Duration::from_millis(delay_ms));
-        code
-    };
-    match request {
-        Request::Identity => {
-            let code = fault("InstanceIdentity");
-            ec2().identity(code, now()).map_or_else(Answer::Refused, Answer::Identity)
+/// Makes a call with its fault. A wait holds nobody else up: it is slept outside the model's lock.
+fn with_fault<T>(server: &Server, call: &str, make: impl FnOnce(&mut Ec2, Option<&Fault>) -> T) -> T {
+    let fault = server.ec2().take_fault(call);
+    let wait = |strikes: Effect| {
+        if let Some(fault) = fault.as_ref().filter(|f| f.effect == strikes) {
+            thread::sleep(Duration::from_millis(fault.delay_ms));
         }
-        Request::DescribeEnis { instance } => {
-            let code = fault("DescribeNetworkInterfaces");
-            ec2().describe_enis(&instance, code, now()).map_or_else(Answer::Refused, Answer::Enis)
+    };
+    wait(Effect::Before);
+    let answer = make(&mut server.ec2(), fault.as_ref());
+    wait(Effect::After);
+    answer
+}
+
+fn answer(server: &Server, request: Request) -> Answer {
+    match request {
+        Request::Identity => with_fault(server, "InstanceIdentity", |ec2, fault| ec2.identity(fault, now()))
+            .map_or_else(Answer::Refused, Answer::Identity),
+        Request::DescribeEnis { scope } => {
+            let describe = |ec2: &mut Ec2, fault: Option<&Fault>| ec2.describe_enis(&scope, fault, now());
+            with_fault(server, "DescribeNetworkInterfaces", describe)
+                .map_or_else(Answer::Refused, Answer::Enis)
         }
         Request::DescribeLimits { instance_type } => {
-            let code = fault("DescribeInstanceTypes");
-            ec2().describe_limits(&instance_type, code, now()).map_or_else(Answer::Refused, Answer::Limits)
+            let describe =
+                |ec2: &mut Ec2, fault: Option<&Fault>| ec2.describe_limits(&instance_type, fault, now());
+            with_fault(server, "DescribeInstanceTypes", describe).map_or_else(Answer::Refused, Answer::Limits)
         }
+        Request::Mutate(mutation) => {
+            let answer = with_fault(server, mutation.call(), |ec2, fault| {
+                let answer = ec2.mutate(&mutation, fault, now());
+                server.scheduled.notify_one();
+                answer
+            });
+            answer.map_or_else(Answer::Refused, Answer::Mutated)
+        }
+        Request::Enis => Answer::Enis(server.ec2().enis().to_vec()),
         Request::Drops => {
             server.network.drops().map_or_else(|error| Answer::Failed(error.to_string()), Answer::Drops)
         }
-        Request::Journal => Answer::Journal(ec2().journal().cloned().collect()),
+        Request::Journal => Answer::Journal(server.ec2().journal().cloned().collect()),
+        Request::Calls => Answer::Calls(server.ec2().calls().clone()),
         Request::Topology => Answer::Topology(Box::new(server.network.topology().clone())),
         Request::SetFault(fault) => {
-            ec2().set_fault(fault);
+            server.ec2().set_fault(fault);
+            Answer::Done
+        }
+        Request::SetSubnetFree { addresses } => {
+            server.ec2().set_subnet_free(addresses.map(|a| a as usize));
             Answer::Done
         }
         Request::Shutdown => Answer::Done,

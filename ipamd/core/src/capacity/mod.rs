@@ -225,13 +225,17 @@ fn go_on(view: &View, plan: &mut Plan) {
                 taken.insert(device_index);
                 plan.steps.push(Step::Attach { eni: eni.id.clone(), device_index });
             }
-            (EniState::Draining, _) if eni.counts.allocated + eni.counts.cooling + eni.counts.quarantined == 0 => {
+            (EniState::Draining, _)
+                if eni.counts.allocated + eni.counts.cooling + eni.counts.quarantined == 0 =>
+            {
                 plan.steps.push(Step::Detach { eni: eni.id.clone() });
             }
             (EniState::Detaching, Some(Seen::Attached)) => {
                 plan.steps.push(Step::DetachAgain { eni: eni.id.clone() });
             }
-            (EniState::Deleting, Some(Seen::Available)) => plan.steps.push(Step::Delete { eni: eni.id.clone() }),
+            (EniState::Deleting, Some(Seen::Available)) => {
+                plan.steps.push(Step::Delete { eni: eni.id.clone() })
+            }
             _ => {}
         }
     }
@@ -254,7 +258,8 @@ fn grow(view: &View, deficit: usize, per_eni: usize, now: Timestamp, plan: &mut 
     let mut left = deficit;
     // A draining ENI that is not given up yet is the cheapest: no call.
     let leaving = |plan: &Plan, id: &EniId| plan.steps.contains(&Step::Detach { eni: id.clone() });
-    let mut draining: Vec<&EniView> = view.enis.iter().filter(|e| e.state == EniState::Draining && !e.busy).collect();
+    let mut draining: Vec<&EniView> =
+        view.enis.iter().filter(|e| e.state == EniState::Draining && !e.busy).collect();
     draining.sort_by_key(|e| std::cmp::Reverse(e.counts.free));
     for eni in draining {
         if left == 0 {
@@ -290,12 +295,14 @@ fn as_u32(count: usize) -> u32 {
 /// How many more ENIs the instance carries, those under way counted.
 fn slots(view: &View) -> usize {
     let there = view.enis.iter().filter(|e| e.state != EniState::Deleting).count();
-    (view.limits.enis.min(MOST_ENIS) as usize).saturating_sub(there + view.creating.len() + view.foreign.len())
+    (view.limits.enis.min(MOST_ENIS) as usize)
+        .saturating_sub(there + view.creating.len() + view.foreign.len())
 }
 
 /// The true reason why nothing more comes.
 fn why_not(view: &View, per_eni: usize, now: Timestamp, again: &mut Option<Timestamp>) -> String {
-    let refused = [&view.create_refused, &view.assign_refused].into_iter().flatten().filter(|(until, _)| *until > now);
+    let refused =
+        [&view.create_refused, &view.assign_refused].into_iter().flatten().filter(|(until, _)| *until > now);
     let mut reasons = Vec::new();
     for (until, why) in refused {
         reasons.push(why.clone());
@@ -323,7 +330,9 @@ fn shrink(view: &View, targets: &Targets, supply: &Supply, per_eni: usize, now: 
         let total = supply.total.saturating_sub(eni.counts.free + eni.counts.cooling);
         left >= warm && total >= targets.minimum_ip as usize
     };
-    let Some(eni) = in_use.filter(spare).min_by_key(|e| (e.counts.allocated, std::cmp::Reverse(e.device_index))) else {
+    let Some(eni) =
+        in_use.filter(spare).min_by_key(|e| (e.counts.allocated, std::cmp::Reverse(e.device_index)))
+    else {
         return;
     };
     plan.surplus = true;

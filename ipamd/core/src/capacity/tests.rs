@@ -90,7 +90,10 @@ fn an_eni_too_many_is_drained_after_the_hysteresis_and_given_back() {
     let kept = Targets { no_release: true, ..targets() };
     assert_eq!(plan(&later, &kept, at(61_000)).steps, []);
     let draining = vec![eni(0, EniState::InUse, 29, 0), eni(1, EniState::Draining, 29, 0)];
-    assert_eq!(plan(&view(draining, 0), &targets(), at(0)).steps, [Step::Detach { eni: "eni-1".parse().unwrap() }]);
+    assert_eq!(
+        plan(&view(draining, 0), &targets(), at(0)).steps,
+        [Step::Detach { eni: "eni-1".parse().unwrap() }]
+    );
     let held = vec![eni(0, EniState::InUse, 29, 0), eni(1, EniState::Draining, 28, 1)];
     assert_eq!(plan(&view(held, 0), &targets(), at(0)).steps, [], "what it holds is kept");
 }

@@ -72,7 +72,8 @@ impl Growth {
             Mutation::Create { .. } => Stage::Again(now),
             _ => Stage::Unknown(now),
         };
-        let intents = intents.into_iter().map(|record| (record.id, Intent { stage: stage(&record.mutation), record }));
+        let intents =
+            intents.into_iter().map(|record| (record.id, Intent { stage: stage(&record.mutation), record }));
         Growth { intents: intents.collect(), ..Growth::default() }
     }
 
@@ -147,7 +148,8 @@ impl Owner {
         }
         let mut batch = Vec::new();
         // The look has answered what became of these: states and addresses follow from it.
-        let answered = growth.intents.values().filter(|i| matches!(i.stage, Stage::Unknown(since) if since <= begun));
+        let answered =
+            growth.intents.values().filter(|i| matches!(i.stage, Stage::Unknown(since) if since <= begun));
         for id in answered.map(|i| i.record.id).collect::<Vec<_>>() {
             growth.intents.remove(&id);
             batch.push(Write::DeleteIntent(id));
@@ -164,7 +166,9 @@ impl Owner {
             let looks = self.growth.absent.entry(id.clone()).or_default();
             *looks += 1;
             let deleting = self.pool.eni(id).is_some_and(|e| e.record.state == EniState::Deleting);
-            if (*looks >= AGREEING || deleting) && !self.growth.intents.values().any(|i| i.record.mutation.eni() == Some(id)) {
+            if (*looks >= AGREEING || deleting)
+                && !self.growth.intents.values().any(|i| i.record.mutation.eni() == Some(id))
+            {
                 self.drop_eni(id, batch);
             }
         }
@@ -182,7 +186,8 @@ impl Owner {
 
     /// ENIs of ours without a record are deleted: a crash between a create and its commit, with the store lost.
     fn adopt_strangers(&mut self, plan: &eni_sync::SyncPlan, batch: &mut Vec<Write>) {
-        let creating = self.growth.intents.values().any(|i| matches!(i.record.mutation, Mutation::Create { .. }));
+        let creating =
+            self.growth.intents.values().any(|i| matches!(i.record.mutation, Mutation::Create { .. }));
         if creating {
             return; // one of them may be what the create makes
         }
@@ -316,7 +321,8 @@ impl Owner {
             }
             Step::Undrain { eni } => self.change_state(&eni, EniState::InUse, now),
             Step::Detach { eni } => {
-                let mut batch: Vec<Write> = self.pool.set_state(&eni, EniState::Detaching).map(Write::PutEni).into_iter().collect();
+                let mut batch: Vec<Write> =
+                    self.pool.set_state(&eni, EniState::Detaching).map(Write::PutEni).into_iter().collect();
                 batch.extend(self.pool.drop_addresses(&eni).into_iter().map(Write::DeleteAddress));
                 self.driver.wake(self.reconcilers.host_net, now);
                 self.mutate(Mutation::Detach { eni }, batch, now);
@@ -392,11 +398,16 @@ impl Owner {
                 if let Some(eni) = record.mutation.eni() {
                     self.growth.held.insert(eni.clone(), now + self.config.poll);
                 } else {
-                    self.growth.create_refused = Some((now + self.config.poll, "the store failed".to_owned()));
+                    self.growth.create_refused =
+                        Some((now + self.config.poll, "the store failed".to_owned()));
                 }
             }
             Some(Ok(done)) => {
-                self.note(Note::Mutated { call: record.mutation.call(), eni: record.mutation.eni().cloned(), error: None });
+                self.note(Note::Mutated {
+                    call: record.mutation.call(),
+                    eni: record.mutation.eni().cloned(),
+                    error: None,
+                });
                 self.settle_intent(id, &record.mutation, done, now);
             }
             Some(Err(error)) => {
@@ -466,7 +477,9 @@ impl Owner {
                 self.growth.assign_refused = Some((until, error.to_string()));
                 self.growth.held.insert(eni.clone(), until);
             }
-            Mutation::Delete { eni } if error.kind == CloudErrorKind::NotFound => self.drop_eni(eni, &mut batch),
+            Mutation::Delete { eni } if error.kind == CloudErrorKind::NotFound => {
+                self.drop_eni(eni, &mut batch)
+            }
             Mutation::Attach { eni, .. } if error.kind == CloudErrorKind::LimitReached => {
                 // The instance carries no more: what was created for it is deleted again.
                 self.growth.create_refused = Some((until, error.to_string()));

@@ -9,8 +9,8 @@
 use super::attachments::Attachments;
 use super::commit::{Dirty, RecordId};
 use super::del::LinkFate;
-use super::grow::Growth;
 use super::event::{DyingReason, EffectKind, Note, Outcome};
+use super::grow::Growth;
 use super::outside::{alias, result};
 use super::reaper::{ReapItem, Reaper};
 use super::sync::{Gate, Reconcilers};

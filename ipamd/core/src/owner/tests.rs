@@ -354,7 +354,7 @@ fn a_full_pool_says_so_at_once() {
     bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
     bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
     let text = bench.error(2).to_string();
-    assert!(text.contains("1 allocated") && text.contains("m5.large carries 9"), "{text}");
+    assert!(text.contains("1 addresses are allocated") && text.contains("carries 1 ENIs"), "{text}");
 }
 
 #[test]

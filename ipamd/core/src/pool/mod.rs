@@ -130,7 +130,8 @@ impl Pool {
 
     /// Takes the addresses of an ENI that holds nothing out of the pool; the ENI stays.
     pub fn drop_addresses(&mut self, id: &EniId) -> Vec<Ipv4Addr> {
-        let idle = |state: &AddressState| matches!(state, AddressState::Free { .. } | AddressState::Cooling { .. });
+        let idle =
+            |state: &AddressState| matches!(state, AddressState::Free { .. } | AddressState::Cooling { .. });
         let of_eni = self.addresses.values().map(|a| &a.record).filter(|r| r.eni == *id && idle(&r.state));
         let gone: Vec<Ipv4Addr> = of_eni.map(|r| r.address).collect();
         for address in &gone {

@@ -1,0 +1,101 @@
+//! The journal of calls.
+//!
+//! Owns its entries, the counts by call and the numbering of requests. Entries are bounded, counts are not.
+
+use super::refusal::Refusal;
+use ipamd_core::cloud::{CloudError, Mutation};
+use ipamd_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
+
+/// The most calls that the journal keeps: minutes of the busiest test.
+const ENTRIES: usize = 10_000;
+
+/// One call, as it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalEntry {
+    /// When, in milliseconds since boot.
+    pub at_ms: u64,
+    /// The call, as EC2 names it.
+    pub call: String,
+    /// Its parameters, in words.
+    pub parameters: String,
+    /// `ok`, or EC2's error code. `ok` is what took effect.
+    pub outcome: String,
+    /// The error code that was answered although the call took effect.
+    #[serde(default)]
+    pub lost: Option<String>,
+}
+
+/// The journal.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Journal {
+    entries: VecDeque<JournalEntry>,
+    counts: BTreeMap<String, u64>,
+    requests: u64,
+}
+
+impl Journal {
+    pub(super) fn entries(&self) -> impl Iterator<Item = &JournalEntry> {
+        self.entries.iter()
+    }
+
+    pub(super) fn counts(&self) -> &BTreeMap<String, u64> {
+        &self.counts
+    }
+
+    /// Writes a call down; `lost` is the error that is answered instead of what it did. Makes the answer of it.
+    pub(super) fn record<T>(
+        &mut self,
+        call: &str,
+        parameters: String,
+        result: Result<T, Refusal>,
+        lost: Option<Refusal>,
+        now: Timestamp,
+    ) -> Result<T, CloudError> {
+        self.requests += 1;
+        *self.counts.entry(call.to_owned()).or_default() += 1;
+        let outcome = result.as_ref().err().map_or_else(|| "ok".to_owned(), |r| r.code.clone());
+        let lost = lost.filter(|_| result.is_ok());
+        self.entries.push_back(JournalEntry {
+            at_ms: now.as_millis(),
+            call: call.to_owned(),
+            parameters,
+            outcome,
+            lost: lost.as_ref().map(|r| r.code.clone()),
+        });
+        if self.entries.len() > ENTRIES {
+            self.entries.pop_front();
+        }
+        let request = self.requests;
+        match lost {
+            Some(refusal) => Err(refusal.into_error(call, request)),
+            None => result.map_err(|refusal| refusal.into_error(call, request)),
+        }
+    }
+}
+
+/// The parameters of a change, in EC2's names.
+pub(super) fn parameters(mutation: &Mutation) -> String {
+    fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
+        items.into_iter().map(|i| i.to_string()).collect::<Vec<_>>().join(" ")
+    }
+    match mutation {
+        Mutation::Create { subnet, security_groups, secondary, tags, token } => format!(
+            "SubnetId={subnet} SecondaryPrivateIpAddressCount={secondary} SecurityGroupId=[{}] Tag=[{}] ClientToken={token}",
+            list(security_groups),
+            list(tags.iter().map(|(key, value)| format!("{key}={value}"))),
+        ),
+        Mutation::Attach { eni, instance, device_index } => {
+            format!("NetworkInterfaceId={eni} InstanceId={instance} DeviceIndex={device_index}")
+        }
+        Mutation::Assign { eni, count } => {
+            format!("NetworkInterfaceId={eni} SecondaryPrivateIpAddressCount={count}")
+        }
+        Mutation::Unassign { eni, addresses } => {
+            format!("NetworkInterfaceId={eni} PrivateIpAddress=[{}]", list(addresses))
+        }
+        Mutation::Detach { eni } | Mutation::Delete { eni } => format!("NetworkInterfaceId={eni}"),
+    }
+}

@@ -1,0 +1,82 @@
+//! What happens to attachments by itself: attaching → attached, detaching → available.
+//!
+//! Owns when each is due. A change is seen only when somebody says that it has happened: `tick` for those who have
+//! nothing but the model, `due` and `complete` for the program, which lays or removes the link in between.
+
+use super::Ec2;
+use eni_proto::ids::EniId;
+use ipamd_core::cloud::EniAttachmentStatus;
+use ipamd_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The end of an asynchronous call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transition {
+    /// The ENI is attached.
+    Attached(EniId),
+    /// The ENI is available: attached to nothing.
+    Detached(EniId),
+}
+
+impl Transition {
+    /// The ENI.
+    pub fn eni(&self) -> &EniId {
+        match self {
+            Transition::Attached(eni) | Transition::Detached(eni) => eni,
+        }
+    }
+}
+
+/// A transition and its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pending {
+    at: Timestamp,
+    transition: Transition,
+}
+
+impl Ec2 {
+    /// Lets a transition happen `delay_ms` after `now`.
+    pub(super) fn schedule(&mut self, transition: Transition, delay_ms: u64, now: Timestamp) {
+        let at = now + Duration::from_millis(delay_ms);
+        // Behind those of the same time: they happen in the order of their calls.
+        let place = self.pending.partition_point(|p| p.at <= at);
+        self.pending.insert(place, Pending { at, transition });
+    }
+
+    /// When the next transition is due.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.pending.first().map(|p| p.at)
+    }
+
+    /// The transitions whose time has come, in order. They are not done: `complete` does each.
+    pub fn due(&self, now: Timestamp) -> Vec<Transition> {
+        self.pending.iter().take_while(|p| p.at <= now).map(|p| p.transition.clone()).collect()
+    }
+
+    /// Does one transition; one that is not pending any more is left alone.
+    pub fn complete(&mut self, transition: &Transition) {
+        let Some(place) = self.pending.iter().position(|p| p.transition == *transition) else { return };
+        self.pending.remove(place);
+        let eni = transition.eni();
+        let Some(eni) = self.enis.iter_mut().find(|e| e.id == *eni) else { return };
+        match transition {
+            Transition::Attached(_) => {
+                if let Some(attachment) = &mut eni.attachment {
+                    attachment.status = EniAttachmentStatus::Attached;
+                }
+            }
+            Transition::Detached(_) => eni.attachment = None,
+        }
+    }
+
+    /// Does all that is due, and says what.
+    pub fn tick(&mut self, now: Timestamp) -> Vec<Transition> {
+        let due = self.due(now);
+        for transition in &due {
+            self.complete(transition);
+        }
+        due
+    }
+}
