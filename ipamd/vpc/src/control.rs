@@ -95,6 +95,8 @@ pub struct Topology {
     pub peer_netns: String,
     /// A host on the "internet".
     pub internet_netns: String,
+    /// A client outside, whose address reaches ENIs as it is: what a load balancer in IP mode lets through.
+    pub client_netns: String,
     /// The VPC's CIDR.
     pub vpc_cidr: Ipv4Net,
     /// The subnet's gateway.
@@ -105,6 +107,8 @@ pub struct Topology {
     pub peer_address: Ipv4Addr,
     /// The internet host's address.
     pub internet_address: Ipv4Addr,
+    /// The client's address.
+    pub client_address: Ipv4Addr,
     /// The node's first link.
     pub node_link: String,
 }

@@ -126,7 +126,7 @@ fn run(run: &Run) -> Result<(), Failure> {
     let ec2 = Ec2::boot(run.setup())?;
     let options =
         Options { prefix: run.prefix.clone(), control: control.display().to_string(), mtu: run.mtu };
-    let network = Network::lay(&options, &ec2)?;
+    let (network, links) = Network::lay(&options, &ec2)?;
     let listener = match server::bind(control) {
         Ok(listener) => listener,
         Err(error) => {
@@ -135,7 +135,7 @@ fn run(run: &Run) -> Result<(), Failure> {
         }
     };
     let topology = serde_json::to_string(network.topology())?;
-    let server = Server::new(ec2, network.clone());
+    let server = Server::new(ec2, network.clone(), links);
     let ticked = server.clone();
     thread::spawn(move || server::tick(&ticked));
     thread::spawn(move || {

@@ -4,7 +4,8 @@
 
 use crate::control::{Answer, MAX_LINE, Request};
 use crate::model::{Ec2, Effect, Fault};
-use crate::network::Network;
+use crate::network::{Links, Network, RunError};
+use ipamd_core::cloud::Mutation;
 use ipamd_core::time::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -23,21 +24,26 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// Without a transition to wait for, the ticker looks so often.
 const IDLE: Duration = Duration::from_secs(60);
+/// A link that could not be laid or removed is tried again so much later.
+const AGAIN: Duration = Duration::from_secs(1);
 
-/// What the connections and the ticker share.
+/// What the connections and the ticker share. Whoever takes both locks takes `links` first.
 pub(crate) struct Server {
     ec2: Mutex<Ec2>,
     /// A transition was scheduled.
     scheduled: Condvar,
-    pub(crate) network: Network,
+    /// Held while the network is changed; the model is free meanwhile, and so are calls that only look.
+    links: Mutex<Links>,
+    network: Network,
     connections: AtomicUsize,
 }
 
 impl Server {
-    pub(crate) fn new(ec2: Ec2, network: Network) -> Arc<Server> {
+    pub(crate) fn new(ec2: Ec2, network: Network, links: Links) -> Arc<Server> {
         Arc::new(Server {
             ec2: Mutex::new(ec2),
             scheduled: Condvar::new(),
+            links: Mutex::new(links),
             network,
             connections: AtomicUsize::new(0),
         })
@@ -46,15 +52,41 @@ impl Server {
     fn ec2(&self) -> MutexGuard<'_, Ec2> {
         self.ec2.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Makes the network what the model says, and what is due with it: attached is told when the link is there,
+    /// available when it is gone.
+    fn follow(&self) -> Result<(), RunError> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let (present, due) = {
+            let (ec2, now) = (self.ec2(), now());
+            (ec2.present(now), ec2.due(now))
+        };
+        self.network.show(&mut links, &present)?;
+        let mut ec2 = self.ec2();
+        for transition in &due {
+            ec2.complete(transition);
+        }
+        Ok(())
+    }
 }
 
 /// Lets attachments become what they are due to become, for ever.
+#[allow(clippy::print_stderr)]
 pub(crate) fn tick(server: &Server) {
     loop {
-        let mut ec2 = server.ec2();
-        ec2.tick(now());
-        let span = ec2.next_due().map_or(IDLE, |at| at.since(now()));
-        drop(server.scheduled.wait_timeout(ec2, span).unwrap_or_else(PoisonError::into_inner));
+        let next = server.ec2().next_due();
+        let mut least = Duration::ZERO;
+        if next.is_some_and(|at| at <= now())
+            && let Err(error) = server.follow()
+        {
+            eprintln!("embedded-vpc: an ENI could not be attached or detached: {error}");
+            least = AGAIN;
+        }
+        let ec2 = server.ec2();
+        let span = ec2.next_due().map_or(IDLE, |at| at.since(now())).max(least);
+        if !span.is_zero() {
+            drop(server.scheduled.wait_timeout(ec2, span).unwrap_or_else(PoisonError::into_inner));
+        }
     }
 }
 
@@ -121,8 +153,13 @@ fn now() -> Timestamp {
     Timestamp::from_nanos(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Makes a call with its fault. A wait holds nobody else up: it is slept outside the model's lock.
-fn with_fault<T>(server: &Server, call: &str, make: impl FnOnce(&mut Ec2, Option<&Fault>) -> T) -> T {
+/// Makes a call with its fault, then what comes with it. A wait holds nobody else up: it is slept outside the locks.
+fn with_fault<T>(
+    server: &Server,
+    call: &str,
+    make: impl FnOnce(&mut Ec2, Option<&Fault>) -> T,
+    then: impl FnOnce(),
+) -> T {
     let fault = server.ec2().take_fault(call);
     let wait = |strikes: Effect| {
         if let Some(fault) = fault.as_ref().filter(|f| f.effect == strikes) {
@@ -131,32 +168,46 @@ fn with_fault<T>(server: &Server, call: &str, make: impl FnOnce(&mut Ec2, Option
     };
     wait(Effect::Before);
     let answer = make(&mut server.ec2(), fault.as_ref());
+    then();
     wait(Effect::After);
     answer
 }
 
+/// A call that changes ENIs. The router knows the addresses of an attached one when the answer goes out; links come and
+/// go by the ticker.
+fn mutate(server: &Server, mutation: &Mutation) -> Answer {
+    let mut followed = Ok(());
+    let then = || match mutation {
+        Mutation::Assign { .. } | Mutation::Unassign { .. } => followed = server.follow(),
+        Mutation::Attach { .. } | Mutation::Detach { .. } => server.scheduled.notify_one(),
+        Mutation::Create { .. } | Mutation::Delete { .. } => {}
+    };
+    let make = |ec2: &mut Ec2, fault: Option<&Fault>| ec2.mutate(mutation, fault, now());
+    let answer = with_fault(server, mutation.call(), make, then);
+    match followed {
+        Err(error) => Answer::Failed(format!("the network does not follow: {error}")),
+        Ok(()) => answer.map_or_else(Answer::Refused, Answer::Mutated),
+    }
+}
+
 fn answer(server: &Server, request: Request) -> Answer {
     match request {
-        Request::Identity => with_fault(server, "InstanceIdentity", |ec2, fault| ec2.identity(fault, now()))
-            .map_or_else(Answer::Refused, Answer::Identity),
+        Request::Identity => {
+            with_fault(server, "InstanceIdentity", |ec2, fault| ec2.identity(fault, now()), || ())
+                .map_or_else(Answer::Refused, Answer::Identity)
+        }
         Request::DescribeEnis { scope } => {
             let describe = |ec2: &mut Ec2, fault: Option<&Fault>| ec2.describe_enis(&scope, fault, now());
-            with_fault(server, "DescribeNetworkInterfaces", describe)
+            with_fault(server, "DescribeNetworkInterfaces", describe, || ())
                 .map_or_else(Answer::Refused, Answer::Enis)
         }
         Request::DescribeLimits { instance_type } => {
             let describe =
                 |ec2: &mut Ec2, fault: Option<&Fault>| ec2.describe_limits(&instance_type, fault, now());
-            with_fault(server, "DescribeInstanceTypes", describe).map_or_else(Answer::Refused, Answer::Limits)
+            with_fault(server, "DescribeInstanceTypes", describe, || ())
+                .map_or_else(Answer::Refused, Answer::Limits)
         }
-        Request::Mutate(mutation) => {
-            let answer = with_fault(server, mutation.call(), |ec2, fault| {
-                let answer = ec2.mutate(&mutation, fault, now());
-                server.scheduled.notify_one();
-                answer
-            });
-            answer.map_or_else(Answer::Refused, Answer::Mutated)
-        }
+        Request::Mutate(mutation) => mutate(server, &mutation),
         Request::Enis => Answer::Enis(server.ec2().enis().to_vec()),
         Request::Drops => {
             server.network.drops().map_or_else(|error| Answer::Failed(error.to_string()), Answer::Drops)

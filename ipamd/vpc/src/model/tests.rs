@@ -154,6 +154,7 @@ fn attaching_and_detaching_take_their_time() {
     assert_eq!(ec2.tick(at(99)), []);
     assert_eq!(ec2.due(at(100)), [Transition::Attached(eni.clone())]);
     assert_eq!(status(&ec2, &eni), Some(EniAttachmentStatus::Attaching), "until somebody says it is done");
+    assert_eq!((ec2.present(at(99)).len(), ec2.present(at(100)).len()), (1, 2), "its link comes first");
     assert_eq!(ec2.tick(at(100)), [Transition::Attached(eni.clone())]);
     assert_eq!(status(&ec2, &eni), Some(EniAttachmentStatus::Attached));
     let in_use = code("InvalidNetworkInterface.InUse", CloudErrorKind::InUse);
@@ -166,6 +167,7 @@ fn attaching_and_detaching_take_their_time() {
     assert_eq!(refused(&mut ec2, &detach), code("IncorrectState", CloudErrorKind::InUse));
     assert_eq!(refused(&mut ec2, &delete), in_use, "until it is available");
     assert_eq!(ec2.tick(at(399)), []);
+    assert_eq!((ec2.present(at(399)).len(), ec2.present(at(400)).len()), (2, 1), "its link goes first");
     assert_eq!(ec2.tick(at(400)), [Transition::Detached(eni.clone())]);
     assert_eq!(status(&ec2, &eni), None);
     assert_eq!(refused(&mut ec2, &detach).0, "InvalidAttachmentID.NotFound");

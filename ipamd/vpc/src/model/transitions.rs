@@ -5,7 +5,7 @@
 
 use super::Ec2;
 use eni_proto::ids::EniId;
-use ipamd_core::cloud::EniAttachmentStatus;
+use ipamd_core::cloud::{EniAttachmentStatus, EniObservation};
 use ipamd_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -53,6 +53,19 @@ impl Ec2 {
     /// The transitions whose time has come, in order. They are not done: `complete` does each.
     pub fn due(&self, now: Timestamp) -> Vec<Transition> {
         self.pending.iter().take_while(|p| p.at <= now).map(|p| p.transition.clone()).collect()
+    }
+
+    /// The ENIs whose links have to be there once the transitions that are due are done.
+    pub fn present(&self, now: Timestamp) -> Vec<EniObservation> {
+        let due = self.due(now);
+        let is_due = |transition: &Transition| due.contains(transition);
+        let present = |eni: &&EniObservation| match eni.attachment.as_ref().map(|a| a.status) {
+            None => false,
+            Some(EniAttachmentStatus::Attaching) => is_due(&Transition::Attached(eni.id.clone())),
+            Some(EniAttachmentStatus::Attached) => true,
+            Some(EniAttachmentStatus::Detaching) => !is_due(&Transition::Detached(eni.id.clone())),
+        };
+        self.enis.iter().filter(present).cloned().collect()
     }
 
     /// Does one transition; one that is not pending any more is left alone.

@@ -55,6 +55,11 @@ pub(super) fn script(lines: &str) -> Result<(), RunError> {
     run("sh", &["-e"], lines).map(|_| ())
 }
 
+/// Runs lines of `ip` in a namespace, in one process.
+pub(super) fn ip_batch(netns: &str, lines: &str) -> Result<(), RunError> {
+    run("ip", &["-n", netns, "-batch", "-"], lines).map(|_| ())
+}
+
 /// Loads an nft text in a namespace.
 pub(super) fn nft(netns: &str, text: &str) -> Result<(), RunError> {
     let net = format!("--net=/run/netns/{netns}");
