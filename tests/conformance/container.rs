@@ -109,7 +109,7 @@ fn cni_a_full_pool_says_why_at_once() {
     let refused = Call::new(&node, "ADD").of("c2", &sandboxes[2].path()).run();
     assert_eq!(refused.error(), 11);
     let text = refused.stdout;
-    assert!(text.contains("2 allocated") && text.contains("m5.4xlarge carries 29"), "{text}");
+    assert!(text.contains("2 addresses are allocated") && text.contains("carries 1 ENIs"), "{text}");
     Call::new(&node, "STATUS").ok();
     del(&node, "c0", &sandboxes[0].path());
     wait::until("the third is served", || {

@@ -8,11 +8,12 @@ use eni_proto::ids::{AttachmentKey, NetnsCookie};
 use eni_proto::reply;
 use eni_proto::request::Mode;
 use ipamd_core::capacity::Targets;
+use ipamd_core::cloud::EniObservation;
 use ipamd_core::invariant;
 use ipamd_core::kernel::{DYING_GROUP, FIRST_IFINDEX, HostKernel};
 use ipamd_core::owner::event::{AddAsk, Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
 use ipamd_core::owner::{Owner, OwnerConfig};
-use ipamd_core::record::{AddressState, AttachmentState};
+use ipamd_core::record::{AddressState, AttachmentState, EniState};
 use ipamd_core::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -478,7 +479,13 @@ impl History {
             self.report();
             self.check();
         }
-        panic!("never at rest: {:#?}\n{:#?}", self.world.stored, self.trace);
+        panic!(
+            "never at rest: {:#?}\n{:#?}\n{:#?}\n{:#?}",
+            self.world.stored,
+            self.world.ec2.enis(),
+            self.owner.health(),
+            &self.trace[self.trace.len().saturating_sub(60)..]
+        );
     }
 
     fn at_rest(&mut self) -> bool {
@@ -487,10 +494,24 @@ impl History {
         let counts = self.owner.counts(self.now);
         let idle = counts.allocated + counts.cooling == 0;
         let stored = &self.world.stored;
-        let settled = stored.attachments.is_empty() && stored.intents.is_empty() && stored.enis.len() == 1;
-        // The primary's two addresses are the warm target: every other ENI is given back, none is left at EC2.
-        let given_back = self.world.ec2.enis().len() == 1 && counts.free == 2;
-        ours == 0 && idle && settled && given_back && self.plugins.is_empty()
+        let settled = stored.attachments.is_empty() && stored.intents.is_empty();
+        ours == 0 && idle && settled && self.nothing_leaks(counts.free) && self.plugins.is_empty()
+    }
+
+    /// EC2 has the ENIs and addresses that are stored and no others, and none of them is beyond the warm target of two.
+    fn nothing_leaks(&self, free: usize) -> bool {
+        let enis = self.world.ec2.enis();
+        let stored = &self.world.stored;
+        let known = |e: &EniObservation| {
+            stored.enis.iter().any(|r| r.id == e.id && r.state == EniState::InUse)
+                && e.secondary
+                    .iter()
+                    .all(|a| stored.addresses.iter().any(|r| r.address == *a && r.eni == e.id))
+        };
+        let held: usize = enis.iter().map(|e| e.secondary.len()).sum();
+        let same =
+            enis.iter().all(known) && stored.enis.len() == enis.len() && stored.addresses.len() == held;
+        same && free == held && enis.iter().skip(1).all(|e| free - e.secondary.len() < 2)
     }
 }
 

@@ -22,9 +22,9 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 /// What a node is made with.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The instance's type.
+    /// The instance's type; empty: one that carries its primary ENI and no more, so that the pool does not grow.
     pub instance_type: &'static str,
-    /// How many addresses its pool has.
+    /// How many secondary addresses the primary ENI has at boot.
     pub secondary: u32,
     /// The cooldown.
     pub cooldown_ms: u64,
@@ -34,7 +34,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { instance_type: "m5.4xlarge", secondary: 29, cooldown_ms: 0, config: String::new() }
+        Options { instance_type: "", secondary: 29, cooldown_ms: 0, config: String::new() }
     }
 }
 
@@ -69,11 +69,15 @@ impl Node {
         fs::create_dir(&run_dir).expect("a folder");
         sh(&format!("mount -t tmpfs -o size=64m,mode=0700 eni-test {}", run_dir.display()));
         let control = folder.path().join("control.sock");
+        let instance_type = match options.instance_type {
+            "" => format!("test.1x{}", options.secondary + 1),
+            named => named.to_owned(),
+        };
         // It takes its network away when its maker is killed.
         let mut vpc = Command::new("setpriv")
             .args(["--pdeathsig", "TERM"])
             .arg(program("embedded-vpc"))
-            .args(["run", "--prefix", &prefix, "--instance-type", options.instance_type])
+            .args(["run", "--prefix", &prefix, "--instance-type", &instance_type])
             .args(["--secondary", &options.secondary.to_string()])
             .arg("--control")
             .arg(&control)
@@ -88,7 +92,7 @@ impl Node {
             serde_json::from_str(&line).unwrap_or_else(|e| panic!("embedded-vpc did not start: {e}"));
         let config = format!(
             "[paths]\nrun_dir = \"{}\"\n[cloud]\ncontrol = \"{}\"\n[pool]\ncooldown_ms = {}\n\
-             [metrics]\nlisten = \"\"\n[log]\nlevel = \"debug\"\n{}",
+             [metrics]\nlisten = \"\"\n[timing]\npoll_ms = 50\n[log]\nlevel = \"debug\"\n{}",
             run_dir.display(),
             control.display(),
             options.cooldown_ms,

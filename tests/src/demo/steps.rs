@@ -49,7 +49,8 @@ pub(super) fn run(screen: &mut Screen) {
 
 fn start_vpc(screen: &mut Screen) -> Node {
     screen.step("embedded-vpc starts: an EC2 and a VPC of network namespaces");
-    let options = Options { secondary: ADDRESSES, cooldown_ms: 500, ..Options::default() };
+    let options =
+        Options { instance_type: "m5.4xlarge", secondary: ADDRESSES, cooldown_ms: 500, ..Options::default() };
     let node = Node::without_ipamd(&options);
     let at = |which: &str| node.address(which);
     screen.say(&format!(

@@ -9,7 +9,7 @@ use super::commit::RecordId;
 use super::event::{EffectKind, Ending, Note};
 use super::{Owner, Purpose};
 use crate::capacity::{self, Plan, Seen, Step, View};
-use crate::cloud::{CloudError, CloudErrorKind, EniObservation, INSTANCE_TAG, Mutated, Mutation};
+use crate::cloud::{CloudError, CloudErrorKind, CloudObservation, INSTANCE_TAG, Mutated, Mutation};
 use crate::eni_sync;
 use crate::reconcile::driver::Pass;
 use crate::record::{EniState, IntentRecord, Write};
@@ -36,6 +36,8 @@ enum Stage {
 struct Intent {
     record: IntentRecord,
     stage: Stage,
+    /// A call of it has ended without an answer, or a crash came between: a later refusal says nothing of that one.
+    doubtful: bool,
 }
 
 /// What the owner knows of EC2 beside the pool.
@@ -54,6 +56,9 @@ pub(super) struct Growth {
     surplus_since: Option<Timestamp>,
     /// Looks in a row that named an ENI with our tag but without a record.
     strangers: BTreeMap<EniId, u32>,
+    /// So many looks, begun from then on, must name what is attached to nothing: a create was given up that may have
+    /// taken effect.
+    doubt: Option<(u32, Timestamp)>,
     /// Looks in a row that did not name an ENI of the pool.
     absent: BTreeMap<EniId, u32>,
     /// The primary's security groups: new ENIs get them.
@@ -72,8 +77,9 @@ impl Growth {
             Mutation::Create { .. } => Stage::Again(now),
             _ => Stage::Unknown(now),
         };
-        let intents =
-            intents.into_iter().map(|record| (record.id, Intent { stage: stage(&record.mutation), record }));
+        let doubtful =
+            |record: IntentRecord| Intent { stage: stage(&record.mutation), record, doubtful: true };
+        let intents = intents.into_iter().map(|record| (record.id, doubtful(record)));
         Growth { intents: intents.collect(), ..Growth::default() }
     }
 
@@ -114,13 +120,19 @@ impl Growth {
 impl Owner {
     /// Whether a look must name ENIs that are attached to nothing, too.
     pub(super) fn look_is_tagged(&self) -> bool {
-        !self.gate.cloud || self.is_unsettled() || !self.growth.strangers.is_empty()
+        !self.gate.cloud || self.is_unsettled()
     }
 
     /// Whether something at EC2 is on its way or not known.
     fn is_unsettled(&self) -> bool {
         let moving = self.pool.enis().any(|e| !e.record.state.is_laid());
-        moving || self.growth.intents.values().any(|i| matches!(i.stage, Stage::Unknown(_)))
+        let growth = &self.growth;
+        let unknown = growth.intents.values().any(|i| matches!(i.stage, Stage::Unknown(_)));
+        moving
+            || unknown
+            || growth.doubt.is_some()
+            || !growth.strangers.is_empty()
+            || !growth.absent.is_empty()
     }
 
     /// The ENIs that were changed since a look began.
@@ -134,11 +146,16 @@ impl Owner {
     pub(super) fn take_look(
         &mut self,
         plan: &eni_sync::SyncPlan,
-        enis: &[EniObservation],
+        seen: &CloudObservation,
         begun: Timestamp,
     ) -> Vec<Write> {
+        let (enis, tagged) = (&seen.enis, seen.tagged);
         let growth = &mut self.growth;
         growth.replan();
+        growth.doubt = match growth.doubt {
+            Some((looks, since)) if tagged && since <= begun => (looks > 1).then_some((looks - 1, since)),
+            other => other,
+        };
         growth.foreign.clone_from(&plan.foreign);
         growth.seen.extend(plan.seen.iter().map(|(id, seen)| (id.clone(), *seen)));
         growth.touched.retain(|_, at| *at >= begun);
@@ -206,7 +223,7 @@ impl Owner {
 
     /// After a look: whether and when another is needed soon.
     pub(super) fn look_again(&mut self, now: Timestamp) {
-        if self.is_unsettled() || !self.growth.strangers.is_empty() || !self.growth.absent.is_empty() {
+        if self.is_unsettled() {
             self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
         }
     }
@@ -247,7 +264,7 @@ impl Owner {
     }
 
     /// Whether the planner may be asked: what the start left is answered, and the cloud has told what there is.
-    fn may_plan(&self) -> bool {
+    pub(super) fn may_plan(&self) -> bool {
         self.gate.cloud && !self.draining && self.gate.committed()
     }
 
@@ -362,7 +379,7 @@ impl Owner {
         let record = IntentRecord { id, mutation: mutation.clone(), made: now };
         batch.push(Write::PutIntent(record.clone()));
         batch.push(Write::PutNode(self.node.clone()));
-        self.growth.intents.insert(id, Intent { record, stage: Stage::Calling });
+        self.growth.intents.insert(id, Intent { record, stage: Stage::Calling, doubtful: false });
         let committed = self.commit(Purpose::Housekeeping, batch, now);
         self.effect_after(None, Purpose::Mutate(id), EffectKind::Mutate(mutation), vec![committed]);
     }
@@ -465,11 +482,14 @@ impl Owner {
             };
             if let Some(intent) = self.growth.intents.get_mut(&id) {
                 intent.stage = stage;
+                intent.doubtful = true;
             }
             self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
             return;
         }
-        self.growth.intents.remove(&id);
+        if self.growth.intents.remove(&id).is_some_and(|i| i.doubtful) {
+            self.growth.doubt = Some((AGREEING, now));
+        }
         let mut batch = vec![Write::DeleteIntent(id)];
         match mutation {
             Mutation::Create { .. } => self.growth.create_refused = Some((until, error.to_string())),

@@ -151,7 +151,7 @@ impl Owner {
             batch.extend(self.pool.adopt(*address, eni, now).map(Write::PutAddress));
         }
         self.rename_enis(now);
-        batch.extend(self.take_look(&plan, &seen.enis, begun));
+        batch.extend(self.take_look(&plan, &seen, begun));
         let mut left = Vec::new();
         for address in plan.unnamed {
             if self.pool.miss(address) >= 2 && self.pool.drop_free(address) {
