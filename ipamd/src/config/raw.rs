@@ -48,6 +48,7 @@ struct RawPool {
 struct RawDataPlane {
     mtu: u32,
     txqueuelen: u32,
+    eni_mtu: u32,
     snat: bool,
     extra_vpc_cidrs: Vec<String>,
 }
@@ -115,7 +116,7 @@ impl Default for RawPool {
 
 impl Default for RawDataPlane {
     fn default() -> Self {
-        RawDataPlane { mtu: 9001, txqueuelen: 1000, snat: true, extra_vpc_cidrs: Vec::new() }
+        RawDataPlane { mtu: 9001, txqueuelen: 1000, eni_mtu: 0, snat: true, extra_vpc_cidrs: Vec::new() }
     }
 }
 
@@ -197,6 +198,10 @@ impl Raw {
             return Err(broken("log.level", &format!("{level:?}"), "must be a level or a filter as \"ipamd=debug,info\""));
         }
         let mtu = within("data_plane.mtu", self.data_plane.mtu, 576, 65_535, "must be 576 to 65535")?;
+        let eni_mtu = match self.data_plane.eni_mtu {
+            0 => None,
+            mtu => Some(within("data_plane.eni_mtu", mtu, 576, 65_535, "must be 0 or 576 to 65535")?),
+        };
         let queue = within("data_plane.txqueuelen", self.data_plane.txqueuelen, 0, 100_000, "must be 0 to 100000")?;
         let hour = 3_600_000;
         let cooldown = within("pool.cooldown_ms", self.pool.cooldown_ms, 0, hour, "must be 0 to 3600000")?;
@@ -213,6 +218,7 @@ impl Raw {
             data_plane: DataPlane {
                 mtu,
                 txqueuelen: queue,
+                eni_mtu,
                 snat: self.data_plane.snat,
                 extra_vpc_cidrs: cidrs.collect::<Result<_, _>>()?,
             },
@@ -245,6 +251,7 @@ impl From<&Config> for Raw {
             data_plane: RawDataPlane {
                 mtu: config.data_plane.mtu,
                 txqueuelen: config.data_plane.txqueuelen,
+                eni_mtu: config.data_plane.eni_mtu.unwrap_or(0),
                 snat: config.data_plane.snat,
                 extra_vpc_cidrs: cidrs,
             },

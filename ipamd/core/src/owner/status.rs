@@ -4,6 +4,7 @@
 
 use super::Owner;
 use super::event::Verb;
+use crate::kernel::Forward;
 use crate::pool::Pool;
 use crate::record::AttachmentRecord;
 use crate::time::Timestamp;
@@ -38,6 +39,10 @@ impl Owner {
         reasons.extend(self.store_trouble.iter().map(|cause| format!("the store: {cause}")));
         for view in self.driver.views() {
             reasons.extend(view.last_error.map(|e| format!("{}: {e}", view.name)));
+        }
+        if self.gate.forward == Forward::Legacy {
+            let text = "iptables-legacy's filter table is in use, and its FORWARD drops or cannot be read: see that it accepts `-i eni+` and `-o eni+`";
+            reasons.push(text.to_owned());
         }
         Health { ready: self.gate.open(), was_ready: self.node.was_ready, store_failing: self.store_trouble.is_some(), reasons }
     }
