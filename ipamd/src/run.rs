@@ -158,6 +158,7 @@ fn owner_config(config: &Config) -> OwnerConfig {
         cooldown: config.pool.cooldown,
         mtu: config.data_plane.mtu,
         txqueuelen: config.data_plane.txqueuelen,
+        eni_mtu: config.data_plane.eni_mtu,
         snat: config.data_plane.snat,
         extra_vpc_cidrs: config.data_plane.extra_vpc_cidrs.clone(),
         max_waiters: config.sockets.max_waiters,

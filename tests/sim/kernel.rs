@@ -3,9 +3,9 @@
 
 use eni_proto::ids::{MacAddr, NetnsCookie};
 use ipamd_core::kernel::{
-    DYING_GROUP, ENI_GROUP, HostAddressView, HostKernel, HostStep, HostStepError, HostView, InetSettings,
-    LinkView, NeighbourView, POD_INET, PODS_TABLE, PROTOCOL, ReapLink, Reaped, RouteAction, RouteView,
-    RuleView, UnwireSpec, WireError, WireSpec,
+    DYING_GROUP, ENI_GROUP, EniRouteView, Forward, HostAddressView, HostKernel, HostStep, HostStepError,
+    HostView, InetSettings, LinkView, NeighbourView, POD_INET, PROTOCOL, ReapLink, Reaped, RouteAction,
+    RouteView, RuleView, UnwireSpec, WireError, WireSpec,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +26,7 @@ pub(crate) struct FakeKernel {
     addresses: Vec<HostAddressView>,
     pairs: BTreeMap<u32, Pair>,
     routes: Vec<RouteView>,
+    eni_routes: Vec<EniRouteView>,
     rules: Vec<RuleView>,
     neighbours: Vec<NeighbourView>,
     nft: Option<String>,
@@ -202,17 +203,23 @@ impl HostKernel for FakeKernel {
     fn apply(&mut self, steps: &[HostStep]) -> Vec<HostStepError> {
         for step in steps {
             match step {
-                HostStep::AddRule { priority, table } => {
+                HostStep::AddRule { priority, table, mark } => {
                     self.rules.push(RuleView {
                         priority: *priority,
                         table: *table,
                         protocol: PROTOCOL,
-                        catch_all: true,
+                        mark: *mark,
+                        other_selector: false,
                     });
                 }
-                HostStep::DeleteRule { priority, table } => {
-                    self.rules
-                        .retain(|r| r.priority != *priority || r.table != *table || r.protocol != PROTOCOL);
+                HostStep::DeleteRule { priority, table, mark } => {
+                    let marked = |r: &RuleView| mark.is_none() || r.mark == *mark;
+                    let is_it = |r: &RuleView| {
+                        r.priority == *priority && r.table == *table && r.protocol == PROTOCOL && marked(r)
+                    };
+                    if let Some(first) = self.rules.iter().position(is_it) {
+                        self.rules.remove(first);
+                    }
                 }
                 HostStep::AddRoute(route) => {
                     let there = match route.action {
@@ -229,6 +236,23 @@ impl HostKernel for FakeKernel {
                         (link.group, link.inet, link.up) = (*group, *inet, link.up || *up);
                     }
                 }
+                HostStep::SetMtu { ifindex, mtu } => {
+                    if let Some(link) = self.link_mut(*ifindex) {
+                        link.mtu = *mtu;
+                    }
+                }
+                HostStep::AddAddress(address) => {
+                    self.addresses.retain(|a| a != address);
+                    self.addresses.push(*address);
+                }
+                HostStep::DeleteAddress(address) => self.addresses.retain(|a| a != address),
+                HostStep::AddEniRoute(route) => {
+                    let place = |r: &EniRouteView| (r.table, r.destination, r.metric);
+                    self.eni_routes.retain(|r| place(r) != place(route));
+                    self.eni_routes.push(*route);
+                }
+                HostStep::DeleteEniRoute(route) => self.eni_routes.retain(|r| r != route),
+                HostStep::AcceptForward(_) => {}
                 HostStep::SetNeighbour(neighbour) => {
                     self.neighbours
                         .retain(|n| n.ifindex != neighbour.ifindex || n.address != neighbour.address);
@@ -241,14 +265,15 @@ impl HostKernel for FakeKernel {
     }
 
     fn observe(&mut self) -> Result<HostView, HostStepError> {
-        debug_assert!(self.rules.iter().all(|r| r.table == PODS_TABLE));
         Ok(HostView {
             links: self.host.iter().cloned().chain(self.pairs.values().map(|p| p.view.clone())).collect(),
             addresses: self.addresses.clone(),
             pods_routes: self.routes.clone(),
+            eni_routes: self.eni_routes.clone(),
             rules: self.rules.clone(),
             neighbours: self.neighbours.clone(),
             nft: self.nft.clone(),
+            forward: Forward::Open,
         })
     }
 }

@@ -3,8 +3,11 @@
 //! Owns the data of every netlink effect and the numbers that mark what is ours. Executors in `ipamd-netlink` carry
 //! them out without policy; a stateful fake there behaves as the kernel does. Does not own when or why.
 
+mod host;
+
+pub use host::*;
+
 use eni_proto::ids::{Ifname, MacAddr, NetnsCookie};
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 
@@ -12,6 +15,17 @@ use std::net::Ipv4Addr;
 pub const PODS_TABLE: u32 = 0x0ec1_0000;
 /// The priority of the one rule that looks it up.
 pub const PODS_RULE_PRIORITY: u32 = 512;
+/// The routing table of ENI K: this plus K, the same number as its link's group.
+pub const ENI_TABLE: u32 = 0x0ec1_0100;
+/// The priority of the rules that look one up, one per secondary ENI.
+pub const ENI_RULE_PRIORITY: u32 = 1536;
+/// Our bits of a packet's mark: clear of portmap, kube-proxy, Cilium, Calico and amazon-vpc-cni.
+pub const MARK_MASK: u32 = 0x7f;
+/// The bit of a connection's mark that steers both directions; below it lies K.
+pub const BOTH_DIRECTIONS: u32 = 0x40;
+/// The largest K (device index + 1) that is steered: the nft table's maps have room for it in a mark's 0x3f. No
+/// instance type has as many ENIs on one card.
+pub const MAX_ENI_NUMBER: u32 = 0x1f;
 /// The protocol number (rtnetlink's `rtm_protocol`) of every route and rule of ours.
 pub const PROTOCOL: u8 = 0xec;
 /// The metric of a base route: `unreachable` under a pod's /32 of metric 0.
@@ -154,177 +168,6 @@ pub struct Reaped {
     pub gone: Vec<u32>,
     /// Links that are still there, or whose conntrack entries could not be deleted, with why.
     pub kept: Vec<(u32, String)>,
-}
-
-/// A link on the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinkView {
-    /// Its index.
-    pub ifindex: u32,
-    /// Its name.
-    pub name: String,
-    /// Its MAC, if it is an Ethernet link.
-    pub mac: Option<MacAddr>,
-    /// Its group.
-    pub group: u32,
-    /// Its alias; empty when it has none.
-    pub alias: String,
-    /// Administratively up.
-    pub up: bool,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// `veth` and the like; empty for hardware.
-    pub kind: String,
-    /// The per-link IPv4 settings.
-    pub inet: InetSettings,
-}
-
-/// Per-link IPv4 settings (IFLA_INET_CONF), as far as we set them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct InetSettings {
-    /// `forwarding`.
-    pub forwarding: bool,
-    /// `rp_filter`: 0, 1 (strict) or 2 (loose).
-    pub rp_filter: u8,
-    /// `send_redirects`.
-    pub send_redirects: bool,
-}
-
-/// Settings of an ENI's link.
-pub const ENI_INET: InetSettings = InetSettings { forwarding: true, rp_filter: 2, send_redirects: false };
-/// Settings of a pod's host end: strict, so that a sandbox cannot send with another's address.
-pub const POD_INET: InetSettings = InetSettings { forwarding: true, rp_filter: 1, send_redirects: false };
-
-/// What a route does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RouteAction {
-    /// On-link by a device.
-    Device {
-        /// Its index.
-        ifindex: u32,
-    },
-    /// Answered "host unreachable".
-    Unreachable,
-}
-
-/// A route of the pods table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct RouteView {
-    /// The destination.
-    pub destination: Ipv4Net,
-    /// RTA_PRIORITY; 0 when absent.
-    pub metric: u32,
-    /// What it does.
-    pub action: RouteAction,
-    /// RTA_PREFSRC.
-    pub prefsrc: Option<Ipv4Addr>,
-    /// `rtm_protocol`.
-    pub protocol: u8,
-}
-
-/// An IPv4 rule.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct RuleView {
-    /// Its priority.
-    pub priority: u32,
-    /// The table that it looks up.
-    pub table: u32,
-    /// Its protocol number.
-    pub protocol: u8,
-    /// Whether it has no selector at all.
-    pub catch_all: bool,
-}
-
-/// A neighbour of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct NeighbourView {
-    /// The link.
-    pub ifindex: u32,
-    /// The address.
-    pub address: Ipv4Addr,
-    /// Its MAC.
-    pub mac: MacAddr,
-    /// NUD_PERMANENT.
-    pub permanent: bool,
-}
-
-/// An IPv4 address on a host link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct HostAddressView {
-    /// The link.
-    pub ifindex: u32,
-    /// The address with its prefix length.
-    pub address: Ipv4Net,
-}
-
-/// One look at the host: taken whole or not at all.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostView {
-    /// All links.
-    pub links: Vec<LinkView>,
-    /// All IPv4 addresses.
-    pub addresses: Vec<HostAddressView>,
-    /// The routes of the pods table.
-    pub pods_routes: Vec<RouteView>,
-    /// The IPv4 rules.
-    pub rules: Vec<RuleView>,
-    /// The IPv4 neighbours of links that have an alias of ours.
-    pub neighbours: Vec<NeighbourView>,
-    /// The text that our nft table was last laid with, when the table is there and the text is known.
-    pub nft: Option<String>,
-}
-
-/// One idempotent step on the host's own network, with the reason it is taken for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum HostStep {
-    /// Add the rule `priority lookup table`.
-    AddRule {
-        /// Its priority.
-        priority: u32,
-        /// The table to look up.
-        table: u32,
-    },
-    /// Delete such a rule of our protocol.
-    DeleteRule {
-        /// Its priority.
-        priority: u32,
-        /// The table that it looks up.
-        table: u32,
-    },
-    /// Lay a route in the pods table, replacing one of the same destination and metric. Without `prefsrc` when the
-    /// kernel refuses that.
-    AddRoute(RouteView),
-    /// Delete a route of the pods table.
-    DeleteRoute(RouteView),
-    /// Set a link's group, per-link settings and, when asked, up.
-    SetLink {
-        /// The link.
-        ifindex: u32,
-        /// Its group.
-        group: u32,
-        /// Its settings.
-        inet: InetSettings,
-        /// Raise it.
-        up: bool,
-    },
-    /// Lay a permanent neighbour.
-    SetNeighbour(NeighbourView),
-    /// Replace our nft table by this text, atomically.
-    ReplaceNft {
-        /// What `nft -f -` reads.
-        text: String,
-    },
-}
-
-/// A host step that failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{step}: {cause}")]
-pub struct HostStepError {
-    /// The step, in words.
-    pub step: String,
-    /// The kernel's or nft's words.
-    pub cause: String,
 }
 
 /// The kernel as executors and the simulation's fake offer it. Every call is blocking and bounded.

@@ -4,6 +4,7 @@
 //! added, what is gone already when it is deleted. Does not decide which steps.
 
 use crate::answer::Refusal;
+use crate::forward;
 use crate::host::Host;
 use crate::message;
 use crate::nft;
@@ -13,10 +14,14 @@ use ipamd_core::kernel::{HostStep, HostStepError, RouteView};
 /// Takes the steps in order and goes on after a failure; all failures.
 pub(crate) fn apply(host: &mut Host, steps: &[HostStep]) -> Vec<HostStepError> {
     let mut errors = Vec::new();
-    for run in steps.chunk_by(|a, b| !is_nft(a) && !is_nft(b)) {
+    for run in steps.chunk_by(|a, b| !by_program(a) && !by_program(b)) {
+        let mut failed = |cause: Option<String>| errors.extend(cause.map(|cause| error(&run[0], cause)));
         match &run[0] {
             HostStep::ReplaceNft { text } => {
-                errors.extend(nft::replace(host, text).err().map(|cause| error(&run[0], cause.to_string())));
+                failed(nft::replace(host, text).err().map(|error| error.to_string()));
+            }
+            HostStep::AcceptForward(chain) => {
+                failed(forward::accept(host, *chain).err().map(|error| error.to_string()));
             }
             _ => by_netlink(host, run, &mut errors),
         }
@@ -24,8 +29,9 @@ pub(crate) fn apply(host: &mut Host, steps: &[HostStep]) -> Vec<HostStepError> {
     errors
 }
 
-fn is_nft(step: &HostStep) -> bool {
-    matches!(step, HostStep::ReplaceNft { .. })
+/// Whether another program takes the step.
+fn by_program(step: &HostStep) -> bool {
+    matches!(step, HostStep::ReplaceNft { .. } | HostStep::AcceptForward(_))
 }
 
 fn error(step: &HostStep, cause: String) -> HostStepError {
@@ -54,25 +60,31 @@ fn by_netlink(host: &mut Host, steps: &[HostStep], errors: &mut Vec<HostStepErro
     }
 }
 
-/// A step's message; none for nft's.
+/// A step's message; none for another program's.
 fn message_of(step: &HostStep) -> Option<Vec<u8>> {
     Some(match step {
-        HostStep::AddRule { priority, table } => message::new_rule(*priority, *table),
-        HostStep::DeleteRule { priority, table } => message::delete_rule(*priority, *table),
+        HostStep::AddRule { priority, table, mark } => message::new_rule(*priority, *table, *mark),
+        HostStep::DeleteRule { priority, table, mark } => message::delete_rule(*priority, *table, *mark),
         HostStep::AddRoute(route) => message::put_route(route),
         HostStep::DeleteRoute(route) => message::delete_route(route),
         HostStep::SetLink { ifindex, group, inet, up } => message::set_link(*ifindex, *group, *inet, *up),
         HostStep::SetNeighbour(neighbour) => message::neighbour(neighbour),
-        HostStep::ReplaceNft { .. } => return None,
+        HostStep::SetMtu { ifindex, mtu } => message::set_mtu(*ifindex, *mtu),
+        HostStep::AddAddress(address) => message::new_address(address),
+        HostStep::DeleteAddress(address) => message::delete_address(address),
+        HostStep::AddEniRoute(route) => message::put_eni_route(route),
+        HostStep::DeleteEniRoute(route) => message::delete_eni_route(route),
+        HostStep::ReplaceNft { .. } | HostStep::AcceptForward(_) => return None,
     })
 }
 
 fn is_fine(step: &HostStep, refusal: &Refusal) -> bool {
     match step {
-        HostStep::AddRule { .. } => refusal.errno == libc::EEXIST,
-        HostStep::DeleteRule { .. } | HostStep::DeleteRoute(_) => {
+        HostStep::AddRule { .. } | HostStep::AddAddress(_) => refusal.errno == libc::EEXIST,
+        HostStep::DeleteRule { .. } | HostStep::DeleteRoute(_) | HostStep::DeleteEniRoute(_) => {
             matches!(refusal.errno, libc::ENOENT | libc::ESRCH)
         }
+        HostStep::DeleteAddress(_) => matches!(refusal.errno, libc::EADDRNOTAVAIL | libc::ENODEV),
         _ => false,
     }
 }

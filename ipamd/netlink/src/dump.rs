@@ -6,7 +6,8 @@
 use crate::answer::attributes;
 use eni_proto::ids::MacAddr;
 use ipamd_core::kernel::{
-    HostAddressView, InetSettings, LinkView, NeighbourView, PODS_TABLE, RouteAction, RouteView, RuleView,
+    ENI_TABLE, EniRouteView, HostAddressView, InetSettings, LinkView, MARK_MASK, Mark, NeighbourView,
+    PODS_TABLE, PROTOCOL, RouteAction, RouteView, RuleView,
 };
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
@@ -95,47 +96,88 @@ pub(crate) fn host_address(body: &[u8]) -> Option<HostAddressView> {
     Some(HostAddressView { ifindex, address: Ipv4Net::new(local, prefix).ok()? })
 }
 
-/// `struct rtmsg` and RTA_*; `Some(None)` is a route of another table or of a kind that is not ours to read.
-pub(crate) fn pods_route(body: &[u8]) -> Option<Option<RouteView>> {
-    const UNICAST: u8 = 1;
-    const UNREACHABLE: u8 = 7;
+/// What both kinds of route are read from.
+struct Route {
+    table: u32,
+    kind: u8,
+    destination: Ipv4Net,
+    oif: Option<u32>,
+    gateway: Option<Ipv4Addr>,
+    metric: u32,
+    prefsrc: Option<Ipv4Addr>,
+    protocol: u8,
+}
+
+const UNICAST: u8 = 1;
+const UNREACHABLE: u8 = 7;
+
+/// `struct rtmsg` and RTA_*.
+fn route(body: &[u8]) -> Option<Route> {
     let (prefix, protocol, kind) = (*body.get(1)?, *body.get(5)?, *body.get(7)?);
     let mut table = u32::from(*body.get(4)?);
-    let (mut destination, mut oif, mut metric, mut prefsrc) = (Ipv4Addr::UNSPECIFIED, None, 0, None);
+    let (mut destination, mut oif, mut gateway) = (Ipv4Addr::UNSPECIFIED, None, None);
+    let (mut metric, mut prefsrc) = (0, None);
     for (attribute, value) in attributes(body.get(12..)?) {
         match attribute {
             1 => destination = address_of(value)?,
             4 => oif = u32_of(value),
+            5 => gateway = address_of(value),
             6 => metric = u32_of(value)?,
             7 => prefsrc = address_of(value),
             15 => table = u32_of(value)?,
             _ => {}
         }
     }
+    let destination = Ipv4Net::new(destination, prefix).ok()?;
+    Some(Route { table, kind, destination, oif, gateway, metric, prefsrc, protocol })
+}
+
+/// A route of the pods table; `Some(None)` is of another table or of a kind that is not ours to read.
+pub(crate) fn pods_route(body: &[u8]) -> Option<Option<RouteView>> {
+    let Route { table, kind, destination, oif, metric, prefsrc, protocol, .. } = route(body)?;
     let action = match (kind, oif) {
         (UNREACHABLE, _) => RouteAction::Unreachable,
         (UNICAST, Some(ifindex)) => RouteAction::Device { ifindex },
         _ => return Some(None),
     };
-    let destination = Ipv4Net::new(destination, prefix).ok()?;
     Some((table == PODS_TABLE).then_some(RouteView { destination, metric, action, prefsrc, protocol }))
+}
+
+/// Whether a table is an ENI's.
+pub(crate) fn of_an_eni(table: u32) -> bool {
+    (ENI_TABLE + 1..=ENI_TABLE + MARK_MASK).contains(&table)
+}
+
+/// A route of ours in an ENI's table; `Some(None)` is another one.
+pub(crate) fn eni_route(body: &[u8]) -> Option<Option<EniRouteView>> {
+    let Route { table, kind, destination, oif, gateway, metric, protocol, .. } = route(body)?;
+    let ours = of_an_eni(table) && kind == UNICAST && protocol == PROTOCOL;
+    let view = |ifindex| EniRouteView { table, destination, gateway, ifindex, metric, protocol };
+    Some(oif.filter(|_| ours).map(view))
 }
 
 /// `struct fib_rule_hdr` and FRA_*.
 pub(crate) fn rule(body: &[u8]) -> Option<RuleView> {
-    let mut view = RuleView { priority: 0, table: u32::from(*body.get(4)?), protocol: 0, catch_all: true };
     const FIB_RULE_INVERT: u32 = 2;
     // Prefix lengths and TOS.
-    view.catch_all = body.get(1..4)? == [0; 3] && u32_of(body.get(8..)?)? & FIB_RULE_INVERT == 0;
+    let other_selector = body.get(1..4)? != [0; 3] || u32_of(body.get(8..)?)? & FIB_RULE_INVERT != 0;
+    let table = u32::from(*body.get(4)?);
+    let mut view = RuleView { priority: 0, table, protocol: 0, mark: None, other_selector };
+    let (mut mark, mut mask) = (None, None);
     for (kind, value) in attributes(body.get(12..)?) {
         match kind {
             6 => view.priority = u32_of(value)?,
+            10 => mark = u32_of(value),
             15 => view.table = u32_of(value)?,
+            16 => mask = u32_of(value),
             21 => view.protocol = *value.first()?,
-            // Addresses, links, mark, tunnel, l3mdev, uids, protocol, ports, DSCP, flow label: a selector.
-            1 | 2 | 3 | 10 | 12 | 16 | 17 | 19 | 20 | 22..=26 => view.catch_all = false,
+            // Addresses, links, tunnel, l3mdev, uids, protocol, ports, DSCP, flow label: a selector.
+            1 | 2 | 3 | 12 | 17 | 19 | 20 | 22..=26 => view.other_selector = true,
             _ => {}
         }
+    }
+    if mark.is_some() || mask.is_some() {
+        view.mark = Some(Mark { value: mark.unwrap_or(0), mask: mask.unwrap_or(u32::MAX) });
     }
     Some(view)
 }

@@ -8,10 +8,11 @@ use crate::nft::{self, Memory};
 use crate::sandbox::{self, SandboxSocket, SandboxSocketError};
 use crate::socket::{CallError, Socket};
 use crate::stats::{Counters, Family};
-use crate::{apply, dump, message, reap, wire};
+use crate::{apply, dump, forward, message, reap, wire};
 use eni_proto::ids::NetnsCookie;
 use ipamd_core::kernel::{
-    Alias, HostKernel, HostStep, HostStepError, HostView, ReapLink, Reaped, UnwireSpec, WireError, WireSpec,
+    Alias, Forward, HostKernel, HostStep, HostStepError, HostView, ReapLink, Reaped, UnwireSpec, WireError,
+    WireSpec,
 };
 use std::collections::BTreeSet;
 use std::io;
@@ -43,7 +44,7 @@ pub struct Host {
     pub(crate) netfilter: Socket,
     pub(crate) nft: Arc<Mutex<Memory>>,
     pub(crate) inet6: bool,
-    counters: Arc<Counters>,
+    pub(crate) counters: Arc<Counters>,
     cookie: NetnsCookie,
 }
 
@@ -92,6 +93,8 @@ impl Host {
             Err(error) if error.errno() == Some(libc::ENOENT) => Vec::new(),
             routes => routes.map_err(|error| ("routes of the pods table", error))?,
         };
+        let eni_routes = route.dump(&message::dump_our_routes(), dump::RTM_NEWROUTE, dump::eni_route);
+        let eni_routes = eni_routes.map_err(|error| ("routes of the ENIs' tables", error))?;
         let rules = route.dump(&message::dump_rules(), dump::RTM_NEWRULE, |body| dump::rule(body).map(Some));
         let rules = rules.map_err(|error| ("rules", error))?;
         let neighbours = route.dump(&message::dump_neighbours(), dump::RTM_NEWNEIGH, dump::neighbour);
@@ -101,7 +104,8 @@ impl Host {
         neighbours.retain(|neighbour| ours.contains(&neighbour.ifindex));
         let handle = nft::table_handle(&mut self.netfilter).map_err(|error| ("nft table", error))?;
         let nft = nft::locked(&self.nft).known(handle);
-        Ok(HostView { links, addresses, pods_routes, rules, neighbours, nft })
+        let forward = Forward::Unknown;
+        Ok(HostView { links, addresses, pods_routes, eni_routes, rules, neighbours, nft, forward })
     }
 }
 
@@ -125,9 +129,10 @@ impl HostKernel for Host {
     }
 
     fn observe(&mut self) -> Result<HostView, HostStepError> {
-        self.look().map_err(|(what, error)| HostStepError {
-            step: format!("look at the host's {what}"),
-            cause: error.to_string(),
-        })
+        let failed =
+            |what: &str, cause: String| HostStepError { step: format!("look at the host's {what}"), cause };
+        let view = self.look().map_err(|(what, error)| failed(what, error.to_string()))?;
+        let forward = forward::look(self).map_err(|error| failed("filter table", error.to_string()))?;
+        Ok(HostView { forward, ..view })
     }
 }

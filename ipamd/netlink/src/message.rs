@@ -1,7 +1,11 @@
 //! The messages, built with netlink-packet-route.
 //!
-//! Owns their shapes. Does not send them. Values of our own (groups, tables, protocol) come in as arguments or from
+//! Owns their shapes: a sandbox's and the pods table's here, the ENIs' in `steering`. Does not send them. Values of our own (groups, tables, protocol) come in as arguments or from
 //! `ipamd_core::kernel`.
+
+mod steering;
+
+pub(crate) use steering::*;
 
 use eni_proto::ids::MacAddr;
 use ipamd_core::kernel::{
@@ -23,7 +27,6 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -282,28 +285,6 @@ pub(crate) fn pod_route(address: Ipv4Addr, ifindex: u32, prefsrc: Option<Ipv4Add
     }
 }
 
-fn rule(priority: u32, table: u32) -> RuleMessage {
-    let mut rule = RuleMessage::default();
-    rule.header.family = AddressFamily::Inet;
-    rule.header.action = RuleAction::ToTable;
-    rule.attributes = vec![
-        RuleAttribute::Priority(priority),
-        RuleAttribute::Table(table),
-        RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
-    ];
-    rule
-}
-
-/// Adds the rule `priority lookup table`.
-pub(crate) fn new_rule(priority: u32, table: u32) -> Vec<u8> {
-    bytes(RouteNetlinkMessage::NewRule(rule(priority, table)), NLM_F_ACK | NEW)
-}
-
-/// Deletes such a rule of ours.
-pub(crate) fn delete_rule(priority: u32, table: u32) -> Vec<u8> {
-    bytes(RouteNetlinkMessage::DelRule(rule(priority, table)), NLM_F_ACK)
-}
-
 /// Dumps, each of one family and table as strict checking wants it.
 pub(crate) fn dump_links() -> Vec<u8> {
     bytes(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)
@@ -322,13 +303,6 @@ pub(crate) fn dump_pods_routes() -> Vec<u8> {
     route.header.address_family = AddressFamily::Inet;
     route.attributes = vec![RouteAttribute::Table(PODS_TABLE)];
     bytes(RouteNetlinkMessage::GetRoute(route), NLM_F_DUMP)
-}
-
-/// All IPv4 rules.
-pub(crate) fn dump_rules() -> Vec<u8> {
-    let mut rule = RuleMessage::default();
-    rule.header.family = AddressFamily::Inet;
-    bytes(RouteNetlinkMessage::GetRule(rule), NLM_F_DUMP)
 }
 
 /// All IPv4 neighbours.

@@ -1,29 +1,18 @@
 //! Our nft table: laid by the nft program, looked at by nfnetlink.
 //!
-//! Owns running `nft -f -` within a bound, and the memory of what was laid. The memory holds while the table has the
+//! Owns running `nft -f -`, and the memory of what was laid. The memory holds while the table has the
 //! kernel's handle that it had then: a table that others removed and made anew has another. Does not write the text.
 
 use crate::answer::attributes;
 use crate::host::Host;
 use crate::nfnl;
+use crate::program::{self, Ended, ProgramError};
 use crate::socket::{CallError, Socket};
-use eni_proto::client::boottime;
 use ipamd_core::kernel::NFT_TABLE;
 use netlink_packet_core::NLM_F_ACK;
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::Duration;
-
-/// How long nft may take. It takes 10 ms; a node with many foreign tables, some seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How much of its errors is told.
-const ERRORS_MAX: u64 = 4096;
-/// Where it lies when it is not in PATH: daemons often lack sbin there.
-const PROGRAMS: [&str; 3] = ["nft", "/usr/sbin/nft", "/sbin/nft"];
 
 pub(crate) const SUBSYSTEM: u16 = 10;
 const NEW_TABLE: u16 = nfnl::kind(SUBSYSTEM, 0);
@@ -34,15 +23,9 @@ const NFTA_TABLE_HANDLE: u16 = 4;
 /// Why the table was not laid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NftError {
-    /// There is no nft program.
-    #[error("the nft program is missing: install nftables")]
-    Missing,
-    /// It could not be run.
-    #[error("nft could not be run: {0}")]
-    Run(#[from] io::Error),
-    /// It did not end.
-    #[error("nft did not end within {} s and was killed", PATIENCE.as_secs())]
-    Late,
+    /// The program did nothing.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     /// It refused.
     #[error("nft ended with {status}: {errors}")]
     Refused { status: ExitStatus, errors: String },
@@ -75,6 +58,7 @@ pub(crate) fn replace(host: &mut Host, text: &str) -> Result<(), NftError> {
     let memory = host.nft.clone();
     let mut memory = locked(&memory);
     memory.laid = None;
+    host.counters.nft_runs.fetch_add(1, Ordering::Relaxed);
     run(text)?;
     match table_handle(&mut host.netfilter) {
         Ok(Some(handle)) => memory.laid = Some((handle, text.to_owned())),
@@ -104,50 +88,6 @@ pub(crate) fn table(socket: &mut Socket, name: &str) -> Result<Option<Vec<u8>>, 
 }
 
 fn run(text: &str) -> Result<(), NftError> {
-    // Files in memory for both ends: a pipe could fill while nobody reads it.
-    let mut input = scratch()?;
-    input.write_all(text.as_bytes())?;
-    input.rewind()?;
-    let mut errors = scratch()?;
-    let mut child = spawn(&input, &errors)?;
-    let status = wait(&mut child)?;
-    if status.success() {
-        return Ok(());
-    }
-    errors.rewind()?;
-    let mut told = Vec::new();
-    errors.take(ERRORS_MAX).read_to_end(&mut told)?;
-    let errors = String::from_utf8_lossy(&told).split_whitespace().collect::<Vec<_>>().join(" ");
-    Err(NftError::Refused { status, errors })
-}
-
-fn scratch() -> io::Result<File> {
-    Ok(memfd_create("nft", MFdFlags::MFD_CLOEXEC)?.into())
-}
-
-fn spawn(input: &File, errors: &File) -> Result<Child, NftError> {
-    for program in PROGRAMS {
-        let mut command = Command::new(program);
-        command.args(["-f", "-"]).stdin(input.try_clone()?).stdout(Stdio::null()).stderr(errors.try_clone()?);
-        match command.spawn() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            child => return Ok(child?),
-        }
-    }
-    Err(NftError::Missing)
-}
-
-fn wait(child: &mut Child) -> Result<ExitStatus, NftError> {
-    let until = boottime() + PATIENCE;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if boottime() >= until {
-            child.kill()?;
-            child.wait()?;
-            return Err(NftError::Late);
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
+    let Ended { status, errors, .. } = program::run("nft", &["-f", "-"], text)?;
+    if status.success() { Ok(()) } else { Err(NftError::Refused { status, errors }) }
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns the rule that nobody else's link is deleted. Does not look a link up.
 
-use ipamd_core::kernel::{Alias, DYING_GROUP, ENI_GROUP, HostStep, LinkView, POD_GROUP};
+use ipamd_core::kernel::{Alias, DYING_GROUP, ENI_GROUP, EniRouteView, HostStep, LinkView, Mark, POD_GROUP};
 
 /// Groups of one kind: K is at most 0x7f.
 const GROUPS: u32 = 0x80;
@@ -49,18 +49,38 @@ pub(crate) fn may_reap(link: &LinkView, alias: &str) -> Result<(), String> {
 /// A host step in words.
 pub(crate) fn describe(step: &HostStep) -> String {
     match step {
-        HostStep::AddRule { priority, table } => format!("add the rule {priority} lookup {table:#x}"),
-        HostStep::DeleteRule { priority, table } => format!("delete the rule {priority} lookup {table:#x}"),
+        HostStep::AddRule { priority, table, mark } => format!("add {}", rule(*priority, *table, *mark)),
+        HostStep::DeleteRule { priority, table, mark } => {
+            format!("delete {}", rule(*priority, *table, *mark))
+        }
         HostStep::AddRoute(route) => format!("lay the route {} metric {}", route.destination, route.metric),
         HostStep::DeleteRoute(route) => {
             format!("delete the route {} metric {}", route.destination, route.metric)
         }
         HostStep::SetLink { ifindex, group, .. } => format!("set link {ifindex} (group {group:#x})"),
+        HostStep::SetMtu { ifindex, mtu } => format!("set the MTU {mtu} of link {ifindex}"),
+        HostStep::AddAddress(view) => format!("put the address {} on link {}", view.address, view.ifindex),
+        HostStep::DeleteAddress(view) => {
+            format!("take the address {} off link {}", view.address, view.ifindex)
+        }
+        HostStep::AddEniRoute(view) => format!("lay {}", eni_route(view)),
+        HostStep::DeleteEniRoute(view) => format!("delete {}", eni_route(view)),
         HostStep::SetNeighbour(view) => {
             format!("lay the neighbour {} of link {}", view.address, view.ifindex)
         }
         HostStep::ReplaceNft { .. } => "replace our nft table".to_owned(),
+        HostStep::AcceptForward(chain) => format!("accept what pods forward in {}", chain.name()),
     }
+}
+
+fn rule(priority: u32, table: u32, mark: Option<Mark>) -> String {
+    let mark = mark.map(|mark| format!("fwmark {:#x}/{:#x} ", mark.value, mark.mask)).unwrap_or_default();
+    format!("the rule {priority} {mark}lookup {table:#x}")
+}
+
+fn eni_route(view: &EniRouteView) -> String {
+    let via = view.gateway.map(|gateway| format!("via {gateway} ")).unwrap_or_default();
+    format!("the route {} {via}by link {} in table {:#x}", view.destination, view.ifindex, view.table)
 }
 
 #[cfg(test)]

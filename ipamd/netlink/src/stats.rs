@@ -18,6 +18,10 @@ pub struct Counters {
     pub netfilter_messages: AtomicU64,
     /// nfnetlink messages that the kernel answered with an error.
     pub netfilter_errors: AtomicU64,
+    /// Runs of the nft program.
+    pub nft_runs: AtomicU64,
+    /// Runs of iptables programs.
+    pub iptables_runs: AtomicU64,
 }
 
 /// Which family's counts.

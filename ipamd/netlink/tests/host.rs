@@ -143,7 +143,7 @@ fn netns_a_sandbox_is_wired_whole_and_talks() {
     assert!(neighbour.permanent && neighbour.mac == spec.sandbox_mac);
     assert!(pod.sh("ip -4 route").contains("default via 169.254.1.1 dev eth0"));
     assert!(!bench.netns.sh("ip -6 addr show").contains("fe80"), "no link-local address");
-    bench.host.apply(&[HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE }]);
+    bench.host.apply(&[HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE, mark: None }]);
     bench.netns.sh("ping -c1 -W2 10.0.1.101");
     pod.sh("ping -c1 -W2 10.0.1.10");
     let sent = bench.counters.messages.load(std::sync::atomic::Ordering::Relaxed);
@@ -235,7 +235,7 @@ fn netns_conntrack_entries_of_a_reaped_address_are_deleted_and_others_stay() {
     let mut bench = Bench::new();
     let pods: Vec<Netns> = (0..2).map(|_| Netns::new()).collect();
     let specs: Vec<WireSpec> = (1..3).map(spec).collect();
-    bench.host.apply(&[HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE }]);
+    bench.host.apply(&[HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE, mark: None }]);
     bench.netns.sh("nft 'add table ip t; add chain ip t c { type filter hook prerouting priority 0; }; add rule ip t c ct state new accept'");
     for (spec, pod) in specs.iter().zip(&pods) {
         bench.wire(spec, pod).unwrap();

@@ -69,6 +69,8 @@ pub struct DataPlane {
     pub mtu: u32,
     /// txqueuelen.
     pub txqueuelen: u32,
+    /// MTU of the secondary ENIs' links in bytes; none leaves it as it is.
+    pub eni_mtu: Option<u32>,
     /// Masquerade what leaves the VPC.
     pub snat: bool,
     /// CIDRs treated as inside the VPC.

@@ -59,6 +59,7 @@ struct RawCapacity {
 struct RawDataPlane {
     mtu: u32,
     txqueuelen: u32,
+    eni_mtu: u32,
     snat: bool,
     extra_vpc_cidrs: Vec<String>,
 }
@@ -134,7 +135,7 @@ impl Default for RawCapacity {
 
 impl Default for RawDataPlane {
     fn default() -> Self {
-        RawDataPlane { mtu: 9001, txqueuelen: 1000, snat: true, extra_vpc_cidrs: Vec::new() }
+        RawDataPlane { mtu: 9001, txqueuelen: 1000, eni_mtu: 0, snat: true, extra_vpc_cidrs: Vec::new() }
     }
 }
 
@@ -228,6 +229,10 @@ impl Raw {
             ));
         }
         let mtu = within("data_plane.mtu", self.data_plane.mtu, 576, 65_535, "must be 576 to 65535")?;
+        let eni_mtu = match self.data_plane.eni_mtu {
+            0 => None,
+            mtu => Some(within("data_plane.eni_mtu", mtu, 576, 65_535, "must be 0 or 576 to 65535")?),
+        };
         let queue =
             within("data_plane.txqueuelen", self.data_plane.txqueuelen, 0, 100_000, "must be 0 to 100000")?;
         let hour = 3_600_000;
@@ -258,6 +263,7 @@ impl Raw {
             data_plane: DataPlane {
                 mtu,
                 txqueuelen: queue,
+                eni_mtu,
                 snat: self.data_plane.snat,
                 extra_vpc_cidrs: cidrs.collect::<Result<_, _>>()?,
             },
@@ -297,6 +303,7 @@ impl From<&Config> for Raw {
             data_plane: RawDataPlane {
                 mtu: config.data_plane.mtu,
                 txqueuelen: config.data_plane.txqueuelen,
+                eni_mtu: config.data_plane.eni_mtu.unwrap_or(0),
                 snat: config.data_plane.snat,
                 extra_vpc_cidrs: cidrs,
             },

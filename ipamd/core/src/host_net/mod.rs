@@ -1,15 +1,17 @@
 //! What the host's own network should look like, and the steps from what it looks like to that.
 //!
-//! Owns the planner: rule, base routes, pods' routes, neighbours, link settings and the nft table, from the owner's
-//! view of ENIs, addresses and live attachments. Every step is idempotent, so a plan made from an observation that is
-//! a little old does no harm. Does not wire or take off a sandbox, and plans nothing for an attachment that is being
-//! added or is dying. Executors take the steps; they decide nothing.
+//! Owns the planner: rules, base routes, pods' routes, neighbours, the ENIs' links, addresses and tables, the nft table
+//! and the accept rules where the filter table drops, from the owner's view of ENIs, addresses and live attachments.
+//! Every step is idempotent, so a plan made from an observation that is a little old does no harm. Does not wire or
+//! take off a sandbox, and plans nothing for an attachment that is being added or is dying; which ENIs are to be laid
+//! the owner says. Executors take the steps; they decide nothing.
 
+pub mod eni;
 pub mod nft;
 
 use crate::kernel::{
-    BASE_ROUTE_METRIC, DYING_GROUP, ENI_GROUP, ENI_INET, HostStep, HostView, LinkView, NeighbourView,
-    POD_GROUP, POD_INET, PODS_RULE_PRIORITY, PODS_TABLE, PROTOCOL, RouteAction, RouteView,
+    BASE_ROUTE_METRIC, DYING_GROUP, Forward, HostStep, HostView, InetSettings, LinkView, NeighbourView,
+    POD_GROUP, POD_INET, PROTOCOL, RouteAction, RouteView,
 };
 use crate::record::EniRecord;
 use eni_proto::ids::MacAddr;
@@ -20,7 +22,7 @@ use std::net::Ipv4Addr;
 /// What the host's network is wanted to hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// The ENIs.
+    /// The ENIs that are in use: each whose link is there is laid.
     pub enis: Vec<EniRecord>,
     /// Every address that the ENIs hold, their primaries excepted: each has a base route.
     pub addresses: BTreeSet<Ipv4Addr>,
@@ -32,6 +34,8 @@ pub struct Wanted {
     pub vpc_cidrs: Vec<Ipv4Net>,
     /// Masquerade what leaves the VPC to the node's primary address.
     pub snat: bool,
+    /// The MTU of the secondary ENIs' links; none leaves it as it is. The primary's is the system's.
+    pub eni_mtu: Option<u32>,
 }
 
 /// One live attachment's part on the host.
@@ -39,8 +43,8 @@ pub struct Wanted {
 pub struct WantedPod {
     /// The host link.
     pub ifindex: u32,
-    /// Its ENI's number.
-    pub eni_number: u32,
+    /// Its ENI's number; none while that ENI is not known: the link's group stays what it is.
+    pub eni_number: Option<u32>,
     /// The sandbox's addresses.
     pub addresses: BTreeSet<Ipv4Addr>,
     /// The sandbox's MAC.
@@ -67,48 +71,54 @@ pub enum Reason {
     Unneeded,
 }
 
-/// Finds each ENI's link by its MAC. A host end of ours never counts, whatever its MAC.
+/// Finds each ENI's link by its MAC. A host end of ours never counts, whatever its MAC; what else shares it (a VLAN, a
+/// bridge) comes after the hardware.
 pub fn find_links(enis: &[EniRecord], observed: &HostView) -> BTreeMap<MacAddr, (u32, String)> {
     let wanted: BTreeSet<MacAddr> = enis.iter().map(|e| e.mac).collect();
     let links = observed.links.iter().filter(|l| !is_pod_group(l.group) && l.alias.is_empty());
-    let by_mac = links.filter_map(|l| Some((l.mac?, (l.ifindex, l.name.clone()))));
-    by_mac.filter(|(mac, _)| wanted.contains(mac)).collect()
+    let mut found: Vec<&LinkView> =
+        links.filter(|l| l.mac.is_some_and(|mac| wanted.contains(&mac))).collect();
+    let rank = |l: &LinkView| match l.kind.as_str() {
+        "" => 0,
+        "veth" => 1,
+        _ => 2,
+    };
+    found.sort_by_key(|l| (std::cmp::Reverse(rank(l)), std::cmp::Reverse(l.ifindex)));
+    found.into_iter().filter_map(|l| Some((l.mac?, (l.ifindex, l.name.clone())))).collect()
 }
 
 fn is_pod_group(group: u32) -> bool {
     group == DYING_GROUP || (POD_GROUP..POD_GROUP + 0x80).contains(&group)
 }
 
-/// The steps from `observed` to `wanted`: removals first.
+/// The steps from `observed` to `wanted`. Pods' routes that nobody needs go first; then what is missing comes, table
+/// before rule before nft, and at last what ENIs that are gone have left, in the reverse order.
 pub fn plan(wanted: &Wanted, observed: &HostView) -> Vec<Planned> {
     let mut plan = Vec::new();
-    let links = find_links(&wanted.enis, observed);
-    let primary = wanted.enis.iter().find(|e| e.device_index == 0);
-    let prefsrc =
-        primary.map(|e| e.primary).filter(|p| observed.addresses.iter().any(|a| a.address.addr() == *p));
+    let enis = eni::laid(wanted, observed);
+    let primary = enis.get(&1).map(|e| e.record.primary);
+    let prefsrc = primary.filter(|p| observed.addresses.iter().any(|a| a.address.addr() == *p));
     remove_routes(wanted, observed, &mut plan);
-    ensure_rule(observed, &mut plan);
     ensure_base_routes(wanted, observed, &mut plan);
-    for eni in &wanted.enis {
-        let link =
-            links.get(&eni.mac).and_then(|(index, _)| observed.links.iter().find(|l| l.ifindex == *index));
-        if let Some(link) = link {
-            ensure_link(link, ENI_GROUP + eni.number(), ENI_INET, &mut plan);
-        }
-    }
+    eni::ensure(wanted, &enis, observed, &mut plan);
     for pod in &wanted.pods {
-        ensure_pod(pod, prefsrc, observed, &mut plan);
+        ensure_pod(pod, primary.map(|_| prefsrc), observed, &mut plan);
     }
-    if let Some(primary) = primary {
+    if let Forward::Drops { chain, accepted: false } = observed.forward {
+        plan.push(Planned { step: HostStep::AcceptForward(chain), reason: Reason::Missing });
+    }
+    if primary.is_some() {
         let text = nft::render(&nft::Table {
-            vpc_cidrs: wanted.vpc_cidrs.clone(),
-            snat_to: wanted.snat.then_some(primary.primary),
+            enis: enis.iter().map(|(k, eni)| (*k, eni.record.primary)).collect(),
+            vpc_cidrs: wanted.vpc_cidrs.iter().copied().collect(),
+            snat: wanted.snat,
         });
         if observed.nft.as_ref() != Some(&text) {
             let reason = if observed.nft.is_some() { Reason::Differs } else { Reason::Missing };
             plan.push(Planned { step: HostStep::ReplaceNft { text }, reason });
         }
     }
+    eni::remove(&enis, observed, &mut plan);
     plan
 }
 
@@ -124,29 +134,16 @@ pub fn base_route(address: Ipv4Addr) -> RouteView {
 }
 
 fn remove_routes(wanted: &Wanted, observed: &HostView, plan: &mut Vec<Planned>) {
+    // While no ENI is known, their addresses are not known either.
+    let unknown = wanted.enis.is_empty();
     for route in observed.pods_routes.iter().filter(|r| r.protocol == PROTOCOL) {
         let needed = match route.action {
-            RouteAction::Unreachable => wanted.addresses.contains(&route.destination.addr()),
+            RouteAction::Unreachable => unknown || wanted.addresses.contains(&route.destination.addr()),
             RouteAction::Device { ifindex } => wanted.links.contains(&ifindex),
         };
         if !needed {
             plan.push(Planned { step: HostStep::DeleteRoute(*route), reason: Reason::Unneeded });
         }
-    }
-}
-
-fn ensure_rule(observed: &HostView, plan: &mut Vec<Planned>) {
-    let ours = |r: &&crate::kernel::RuleView| r.protocol == PROTOCOL;
-    let right = |r: &crate::kernel::RuleView| {
-        r.priority == PODS_RULE_PRIORITY && r.table == PODS_TABLE && r.catch_all
-    };
-    for rule in observed.rules.iter().filter(ours).filter(|r| !right(r)) {
-        let step = HostStep::DeleteRule { priority: rule.priority, table: rule.table };
-        plan.push(Planned { step, reason: Reason::Unneeded });
-    }
-    if !observed.rules.iter().filter(ours).any(right) {
-        let step = HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE };
-        plan.push(Planned { step, reason: Reason::Missing });
     }
 }
 
@@ -160,19 +157,25 @@ fn ensure_base_routes(wanted: &Wanted, observed: &HostView, plan: &mut Vec<Plann
     }
 }
 
-fn ensure_link(link: &LinkView, group: u32, inet: crate::kernel::InetSettings, plan: &mut Vec<Planned>) {
+fn ensure_link(link: &LinkView, group: u32, inet: InetSettings, plan: &mut Vec<Planned>) {
     if link.group != group || link.inet != inet || !link.up {
         let step = HostStep::SetLink { ifindex: link.ifindex, group, inet, up: true };
         plan.push(Planned { step, reason: Reason::Differs });
     }
 }
 
-fn ensure_pod(pod: &WantedPod, prefsrc: Option<Ipv4Addr>, observed: &HostView, plan: &mut Vec<Planned>) {
+/// `prefsrc` is the preferred source that its routes should have; none while the primary ENI is not known: any is right.
+fn ensure_pod(
+    pod: &WantedPod,
+    prefsrc: Option<Option<Ipv4Addr>>,
+    observed: &HostView,
+    plan: &mut Vec<Planned>,
+) {
     let Some(link) = observed.links.iter().find(|l| l.ifindex == pod.ifindex) else { return };
     if link.group == DYING_GROUP {
         return;
     }
-    ensure_link(link, POD_GROUP + pod.eni_number, POD_INET, plan);
+    ensure_link(link, pod.eni_number.map_or(link.group, |k| POD_GROUP + k), POD_INET, plan);
     for address in &pod.addresses {
         let neighbour =
             NeighbourView { ifindex: pod.ifindex, address: *address, mac: pod.sandbox_mac, permanent: true };
@@ -183,14 +186,18 @@ fn ensure_pod(pod: &WantedPod, prefsrc: Option<Ipv4Addr>, observed: &HostView, p
             destination: Ipv4Net::from(*address),
             metric: 0,
             action: RouteAction::Device { ifindex: pod.ifindex },
-            prefsrc,
+            prefsrc: prefsrc.flatten(),
             protocol: PROTOCOL,
         };
-        if !observed.pods_routes.contains(&route) {
+        let right = |r: &RouteView| RouteView { prefsrc: prefsrc.unwrap_or(r.prefsrc), ..*r } == *r;
+        let there = |r: &RouteView| RouteView { prefsrc: r.prefsrc, ..route } == *r && right(r);
+        if !observed.pods_routes.iter().any(there) {
             plan.push(Planned { step: HostStep::AddRoute(route), reason: Reason::Missing });
         }
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,11 @@
 //! The planner on hand-made observations: what is missing is laid, what is there is left, foreign things stay.
 
+use super::eni::routes;
+use super::model::take;
 use super::*;
-use crate::kernel::{HostAddressView, InetSettings, RuleView};
+use crate::kernel::{
+    ENI_GROUP, ENI_TABLE, FilterChain, HostAddressView, InetSettings, Mark, PODS_TABLE, RuleView,
+};
 use crate::record::EniState;
 
 const PRIMARY: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 10);
@@ -23,14 +27,19 @@ fn wanted() -> Wanted {
         addresses: BTreeSet::from([POD, SPARE]),
         pods: vec![WantedPod {
             ifindex: POD_LINK,
-            eni_number: 1,
+            eni_number: Some(1),
             addresses: BTreeSet::from([POD]),
             sandbox_mac: MacAddr([2, 0, 0, 0, 0, 9]),
         }],
         links: BTreeSet::from([POD_LINK]),
         vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
         snat: true,
+        eni_mtu: None,
     }
+}
+
+fn rule(priority: u32, table: u32, protocol: u8) -> RuleView {
+    RuleView { priority, table, protocol, mark: None, other_selector: false }
 }
 
 fn link(ifindex: u32, mac: u8) -> LinkView {
@@ -54,39 +63,8 @@ fn bare() -> HostView {
     HostView {
         links: vec![link(2, 1), pod],
         addresses: vec![HostAddressView { ifindex: 2, address: "10.0.1.10/24".parse().unwrap() }],
-        rules: vec![RuleView { priority: 32766, table: 254, protocol: 2, catch_all: true }],
+        rules: vec![rule(32766, 254, 2)],
         ..HostView::default()
-    }
-}
-
-/// What a plan's steps make of a host.
-fn take(view: &mut HostView, plan: &[Planned]) {
-    for planned in plan {
-        match &planned.step {
-            HostStep::AddRule { priority, table } => view.rules.push(RuleView {
-                priority: *priority,
-                table: *table,
-                protocol: PROTOCOL,
-                catch_all: true,
-            }),
-            HostStep::DeleteRule { priority, table } => {
-                view.rules.retain(|r| r.priority != *priority || r.table != *table || r.protocol != PROTOCOL);
-            }
-            HostStep::AddRoute(route) => {
-                view.pods_routes.retain(|r| r.destination != route.destination || r.metric != route.metric);
-                view.pods_routes.push(*route);
-            }
-            HostStep::DeleteRoute(route) => view.pods_routes.retain(|r| r != route),
-            HostStep::SetLink { ifindex, group, inet, up } => {
-                let link = view.links.iter_mut().find(|l| l.ifindex == *ifindex).unwrap();
-                (link.group, link.inet, link.up) = (*group, *inet, link.up || *up);
-            }
-            HostStep::SetNeighbour(neighbour) => {
-                view.neighbours.retain(|n| n.ifindex != neighbour.ifindex || n.address != neighbour.address);
-                view.neighbours.push(*neighbour);
-            }
-            HostStep::ReplaceNft { text } => view.nft = Some(text.clone()),
-        }
     }
 }
 
@@ -94,7 +72,9 @@ fn take(view: &mut HostView, plan: &[Planned]) {
 fn a_bare_host_gets_everything_and_then_nothing_more() {
     let mut view = bare();
     let first = plan(&wanted(), &view);
-    assert!(first.iter().any(|p| p.step == HostStep::AddRule { priority: 512, table: PODS_TABLE }));
+    assert!(
+        first.iter().any(|p| p.step == HostStep::AddRule { priority: 512, table: PODS_TABLE, mark: None })
+    );
     assert!(first.iter().any(|p| p.step == HostStep::AddRoute(base_route(SPARE))));
     take(&mut view, &first);
     assert_eq!(plan(&wanted(), &view), [], "a plan that was carried out leaves nothing to do");
@@ -136,9 +116,9 @@ fn what_nobody_needs_goes_and_foreign_routes_and_rules_stay() {
     let orphan = RouteView { action: RouteAction::Device { ifindex: 77 }, metric: 0, ..stale };
     let foreign = RouteView { protocol: 4, ..stale };
     view.pods_routes.extend([stale, orphan, foreign]);
-    let old_rule = RuleView { priority: 100, table: 7, protocol: PROTOCOL, catch_all: true };
-    let foreign_rule = RuleView { priority: 100, table: 8, protocol: 4, catch_all: true };
-    view.rules.extend([old_rule, foreign_rule.clone()]);
+    let old_rule = rule(100, 7, PROTOCOL);
+    let foreign_rule = rule(100, 8, 4);
+    view.rules.extend([old_rule, foreign_rule]);
     let steps = plan(&wanted(), &view);
     assert_eq!(steps.len(), 3, "{steps:?}");
     take(&mut view, &steps);
@@ -167,4 +147,156 @@ fn without_its_address_on_the_host_the_primary_is_no_preferred_source() {
         _ => None,
     });
     assert_eq!(route.unwrap().prefsrc, None);
+}
+
+/// A secondary ENI: number `k`, link `k + 1`, MAC and primary address of `k`.
+fn secondary(k: u8) -> EniRecord {
+    EniRecord {
+        id: format!("eni-{k}").parse().unwrap(),
+        mac: MacAddr([2, 0, 0, 0, 1, k]),
+        device_index: u32::from(k) - 1,
+        subnet: "subnet-2".parse().unwrap(),
+        subnet_cidr: "10.0.2.0/24".parse().unwrap(),
+        primary: Ipv4Addr::new(10, 0, 2, k),
+        state: EniState::InUse,
+    }
+}
+
+fn secondary_link(k: u8) -> LinkView {
+    LinkView { mac: Some(secondary(k).mac), up: false, kind: String::new(), ..link(u32::from(k) + 1, 0) }
+}
+
+fn steps(plan: &[Planned]) -> Vec<&HostStep> {
+    plan.iter().map(|p| &p.step).collect()
+}
+
+fn at(plan: &[Planned], is_it: impl Fn(&HostStep) -> bool) -> usize {
+    plan.iter().position(|p| is_it(&p.step)).expect("the step is planned")
+}
+
+/// A host with two secondary ENIs laid.
+fn three() -> (Wanted, HostView) {
+    let (mut wanted, mut view) = (wanted(), bare());
+    wanted.enis.extend([secondary(2), secondary(3)]);
+    view.links.extend([secondary_link(2), secondary_link(3)]);
+    let first = plan(&wanted, &view);
+    take(&mut view, &first);
+    (wanted, view)
+}
+
+#[test]
+fn a_secondary_enis_table_comes_before_its_rule_and_nft_last() {
+    let (mut wanted, mut view) = (wanted(), bare());
+    let first = plan(&wanted, &view);
+    take(&mut view, &first);
+    wanted.enis.push(secondary(2));
+    assert_eq!(plan(&wanted, &view), [], "its link is not there yet: nothing is steered to it");
+    view.links.push(secondary_link(2));
+    let second = plan(&wanted, &view);
+    let [gateway, default] = routes(2, "10.0.2.0/24".parse().unwrap(), 3);
+    assert_eq!((gateway.destination, gateway.gateway), ("10.0.2.1/32".parse().unwrap(), None));
+    let mark = Some(Mark { value: 2, mask: 0x7f });
+    let expected = [
+        HostStep::SetLink { ifindex: 3, group: ENI_GROUP + 2, inet: crate::kernel::ENI_INET, up: true },
+        HostStep::AddAddress(HostAddressView { ifindex: 3, address: "10.0.2.2/32".parse().unwrap() }),
+        HostStep::AddEniRoute(gateway),
+        HostStep::AddEniRoute(default),
+        HostStep::AddRule { priority: 1536, table: ENI_TABLE + 2, mark },
+    ];
+    assert_eq!(steps(&second)[..5], expected.iter().collect::<Vec<_>>());
+    assert!(matches!(&second[5].step, HostStep::ReplaceNft { text } if text.contains("goto to2")));
+    assert_eq!(second.len(), 6);
+}
+
+#[test]
+fn an_eni_that_is_gone_leaves_nft_then_rule_then_routes_then_address() {
+    let (mut wanted, mut view) = three();
+    wanted.enis.retain(|e| e.number() != 2);
+    let second = plan(&wanted, &view);
+    let order = [
+        at(
+            &second,
+            |s| matches!(s, HostStep::ReplaceNft { text } if !text.contains("to2") && text.contains("to3")),
+        ),
+        at(&second, |s| matches!(s, HostStep::DeleteRule { table, .. } if *table == ENI_TABLE + 2)),
+        at(&second, |s| matches!(s, HostStep::DeleteEniRoute(_))),
+        at(&second, |s| matches!(s, HostStep::DeleteAddress(a) if a.ifindex == 3)),
+        at(&second, |s| matches!(s, HostStep::SetLink { ifindex: 3, group: 0, .. })),
+    ];
+    assert!(order.is_sorted(), "{order:?}");
+    assert!(second[1..].iter().all(|p| p.reason == Reason::Unneeded));
+    take(&mut view, &second);
+    assert_eq!(plan(&wanted, &view), []);
+    assert!(view.eni_routes.iter().all(|r| r.table == ENI_TABLE + 3) && view.addresses.len() == 2);
+    view.addresses.push(HostAddressView { ifindex: 3, address: "10.0.2.9/32".parse().unwrap() });
+    assert_eq!(plan(&wanted, &view), [], "a link that was let go of is not ours any more");
+}
+
+#[test]
+fn what_is_lost_of_a_secondary_eni_is_laid_again() {
+    let (wanted, whole) = three();
+    assert_eq!(plan(&wanted, &whole), []);
+    let breaks: [fn(&mut HostView); 7] = [
+        |v| v.rules.retain(|r| r.table != ENI_TABLE + 3),
+        |v| {
+            let rule = v.rules.iter_mut().find(|r| r.table == ENI_TABLE + 2).unwrap();
+            rule.mark = Some(Mark { value: 2, mask: 0xff });
+        },
+        |v| v.eni_routes.clear(),
+        |v| v.eni_routes[1].gateway = Some(Ipv4Addr::new(10, 0, 2, 254)),
+        |v| v.eni_routes[0].destination = "10.0.2.254/32".parse().unwrap(),
+        |v| v.addresses.retain(|a| a.ifindex != 3),
+        |v| v.links[2].group = 0,
+    ];
+    for (number, damage) in breaks.into_iter().enumerate() {
+        let mut view = whole.clone();
+        damage(&mut view);
+        let repair = plan(&wanted, &view);
+        assert!(
+            !repair.iter().any(|p| matches!(p.step, HostStep::ReplaceNft { .. })),
+            "damage {number} runs nft"
+        );
+        take(&mut view, &repair);
+        assert_eq!(plan(&wanted, &view), [], "damage {number}");
+        assert!(view.rules.len() == whole.rules.len() && view.eni_routes.len() == whole.eni_routes.len());
+    }
+}
+
+#[test]
+fn while_the_primary_is_not_known_nothing_of_the_others_is_taken_away() {
+    let (_, view) = three();
+    let (mut pods, links) = (wanted().pods, wanted().links);
+    pods[0].eni_number = None;
+    let unknown = Wanted { pods, links, ..Wanted::default() };
+    assert_eq!(plan(&unknown, &view), [], "not even a base route");
+}
+
+#[test]
+fn an_mtu_is_set_when_it_is_asked_for_and_never_on_the_primary() {
+    let (mut wanted, view) = three();
+    wanted.eni_mtu = Some(9000);
+    let plan = plan(&wanted, &view);
+    let expected = [3, 4].map(|ifindex| HostStep::SetMtu { ifindex, mtu: 9000 });
+    assert_eq!(steps(&plan), expected.iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_dropping_forward_policy_gets_accepts_once() {
+    let (wanted, mut view) = three();
+    view.forward = Forward::Drops { chain: FilterChain::DockerUser, accepted: false };
+    let first = plan(&wanted, &view);
+    assert_eq!(steps(&first), [&HostStep::AcceptForward(FilterChain::DockerUser)]);
+    take(&mut view, &first);
+    for forward in [view.forward, Forward::Open, Forward::Legacy, Forward::Unknown] {
+        assert_eq!(plan(&wanted, &HostView { forward, ..view.clone() }), []);
+    }
+}
+
+#[test]
+fn what_shares_an_enis_mac_is_not_its_link() {
+    let mut view = bare();
+    let hardware = LinkView { kind: String::new(), ..link(40, 1) };
+    let vlan = LinkView { kind: "vlan".into(), ..link(1, 1) };
+    view.links.extend([hardware, vlan]);
+    assert_eq!(find_links(&wanted().enis, &view).values().next().unwrap().0, 40);
 }

@@ -16,7 +16,9 @@ pub struct OwnerConfig {
     pub mtu: u32,
     /// txqueuelen of both ends.
     pub txqueuelen: u32,
-    /// Masquerade what leaves the VPC.
+    /// MTU of the secondary ENIs' links, in bytes; none leaves it as it is.
+    pub eni_mtu: Option<u32>,
+    /// Masquerade what leaves the VPC to the node's primary address; otherwise a pod's own ENI carries it unchanged.
     pub snat: bool,
     /// CIDRs that are treated as inside the VPC, beside its own.
     pub extra_vpc_cidrs: Vec<Ipv4Net>,
@@ -36,6 +38,7 @@ impl Default for OwnerConfig {
             cooldown: Duration::from_secs(30),
             mtu: 9001,
             txqueuelen: 1000,
+            eni_mtu: None,
             snat: true,
             extra_vpc_cidrs: Vec::new(),
             max_waiters: 512,

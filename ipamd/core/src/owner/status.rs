@@ -4,6 +4,7 @@
 
 use super::Owner;
 use super::event::Verb;
+use crate::kernel::Forward;
 use crate::pool::Pool;
 use crate::record::AttachmentRecord;
 use crate::time::Timestamp;
@@ -40,6 +41,10 @@ impl Owner {
             reasons.extend(view.last_error.map(|e| format!("{}: {e}", view.name)));
         }
         reasons.extend(self.growth.refusals().map(|why| format!("the pool does not grow: {why}")));
+        if self.gate.forward == Forward::Legacy {
+            let text = "iptables-legacy's filter table is in use, and its FORWARD drops or cannot be read: see that it accepts `-i eni+` and `-o eni+`";
+            reasons.push(text.to_owned());
+        }
         Health {
             ready: self.gate.open(),
             was_ready: self.node.was_ready,

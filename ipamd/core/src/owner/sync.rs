@@ -10,7 +10,7 @@ use super::{Owner, Purpose};
 use crate::cloud::{CloudObservation, InstanceLimits};
 use crate::eni_sync;
 use crate::host_net::{self, Wanted, WantedPod};
-use crate::kernel::{HostStepError, HostView};
+use crate::kernel::{Forward, HostStepError, HostView};
 use crate::reconcile::driver::{Pass, Schedule};
 use crate::record::{AttachmentId, AttachmentRecord, AttachmentState, InstanceRecord, Write};
 use crate::time::Timestamp;
@@ -56,6 +56,8 @@ pub(super) struct Gate {
     pub(super) limits: Option<InstanceLimits>,
     /// The node's primary address, while its link has it.
     pub(super) prefsrc: Option<Ipv4Addr>,
+    /// What the filter table did with what is forwarded, at the last look.
+    pub(super) forward: Forward,
     announced: bool,
 }
 
@@ -193,7 +195,7 @@ impl Owner {
 
     /// What the host should hold now.
     pub fn wanted(&self) -> Wanted {
-        let number = |eni: &eni_proto::ids::EniId| self.pool.eni(eni).map_or(1, |e| e.record.number());
+        let number = |eni: &eni_proto::ids::EniId| self.pool.eni(eni).map(|e| e.record.number());
         let live = self.attachments.all().filter(|r| r.state == AttachmentState::Live);
         let pod = |r: &Arc<AttachmentRecord>| WantedPod {
             ifindex: r.host_ifindex,
@@ -209,6 +211,7 @@ impl Owner {
             links: self.attachments.all().map(|r| r.host_ifindex).chain(self.reaper.orphan_links()).collect(),
             vpc_cidrs: cidrs.chain(&self.config.extra_vpc_cidrs).copied().collect(),
             snat: self.config.snat,
+            eni_mtu: self.config.eni_mtu,
         }
     }
 
@@ -222,6 +225,7 @@ impl Owner {
             Ok(view) => view,
             Err(error) => return self.pass_ended(pass, Err(error.to_string()), now),
         };
+        self.gate.forward = view.forward;
         let wanted = self.wanted();
         let plan = host_net::plan(&wanted, &view);
         let links = host_net::find_links(&wanted.enis, &view);
@@ -266,8 +270,9 @@ impl Owner {
         let orphaned = self.reaper.orphaned();
         self.pool.set_laid(&done.addresses.difference(&orphaned).copied().collect());
         self.gate.prefsrc = done.prefsrc;
-        let no_eni = done.links.is_empty();
-        self.gate.laid = self.gate.laid || (!no_eni && lost.is_empty());
+        // A secondary whose link is not there serves nothing by itself; the node serves from the others.
+        let primary = self.pool.primary();
+        self.gate.laid = self.gate.laid || primary.is_some_and(crate::pool::Eni::is_usable);
         let result =
             if lost.is_empty() { Ok(()) } else { Err(format!("no link has the MAC of {}", lost.join(", "))) };
         self.pass_ended(pass, result, now);

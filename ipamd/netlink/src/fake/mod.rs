@@ -1,7 +1,7 @@
 //! A kernel in memory: behaves as Linux does for the calls of `HostKernel`, the same each time, without I/O.
 //!
-//! Owns links by ifindex and namespace, their names, groups and neighbours, the pods table, rules, nft's text and
-//! connections. A clone is a snapshot: what a crash leaves. The tests of this crate hold it against the running kernel
+//! Owns links by ifindex and namespace, their names, groups and neighbours, the pods table and the ENIs', rules, nft's
+//! text, the filter table's policy and connections. A clone is a snapshot: what a crash leaves. The tests of this crate hold it against the running kernel
 //! by the same calls. Does not forward packets. Faults are [`faulty::Faulty`]'s.
 
 pub mod faulty;
@@ -10,12 +10,12 @@ mod wire;
 
 pub use wire::WireMessage;
 
-use crate::ours;
+use crate::{dump, ours};
 use eni_proto::ids::{MacAddr, NetnsCookie};
 use ipamd_core::kernel::{
-    Alias, DYING_GROUP, HostAddressView, HostKernel, HostStep, HostStepError, HostView, InetSettings,
-    LinkView, NeighbourView, PROTOCOL, ReapLink, Reaped, RouteAction, RouteView, RuleView, UnwireSpec,
-    WireError, WireSpec,
+    Alias, DYING_GROUP, EniRouteView, Forward, HostAddressView, HostKernel, HostStep, HostStepError,
+    HostView, InetSettings, LinkView, NeighbourView, PROTOCOL, ReapLink, Reaped, RouteAction, RouteView,
+    RuleView, UnwireSpec, WireError, WireSpec,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,9 +63,11 @@ pub struct FakeKernel {
     sandboxes: BTreeMap<NetnsCookie, Sandbox>,
     addresses: Vec<HostAddressView>,
     routes: Vec<RouteView>,
+    eni_routes: Vec<EniRouteView>,
     rules: Vec<RuleView>,
     neighbours: Vec<NeighbourView>,
     nft: Option<String>,
+    forward: Forward,
     connections: BTreeSet<Connection>,
 }
 
@@ -78,15 +80,23 @@ impl Default for FakeKernel {
 impl FakeKernel {
     /// A new network namespace whose loopback is up: the kernel's three rules, nothing of ours.
     pub fn new() -> FakeKernel {
-        let rule = |priority, table| RuleView { priority, table, protocol: PROTOCOL_KERNEL, catch_all: true };
+        let rule = |priority, table| RuleView {
+            priority,
+            table,
+            protocol: PROTOCOL_KERNEL,
+            mark: None,
+            other_selector: false,
+        };
         let mut kernel = FakeKernel {
             links: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             addresses: Vec::new(),
             routes: Vec::new(),
+            eni_routes: Vec::new(),
             rules: vec![rule(0, 255), rule(32766, 254), rule(32767, 253)],
             neighbours: Vec::new(),
             nft: None,
+            forward: Forward::Open,
             connections: BTreeSet::new(),
         };
         let loopback = kernel.add_link(LinkView { ifindex: 1, mtu: 65536, ..plain("lo", None) });
@@ -116,6 +126,11 @@ impl FakeKernel {
     pub fn remove_host_address(&mut self, address: Ipv4Addr) {
         self.addresses.retain(|view| view.address.addr() != address);
         self.routes.retain(|route| route.prefsrc != Some(address));
+    }
+
+    /// What the filter table does with what is forwarded, from now on.
+    pub fn set_forward(&mut self, forward: Forward) {
+        self.forward = forward;
     }
 
     /// A sandbox is born.
@@ -166,6 +181,7 @@ impl FakeKernel {
     pub fn delete_link(&mut self, ifindex: u32) {
         let Some(link) = self.links.remove(&ifindex) else { return };
         self.routes.retain(|route| route.action != RouteAction::Device { ifindex });
+        self.eni_routes.retain(|route| route.ifindex != ifindex);
         self.neighbours.retain(|neighbour| neighbour.ifindex != ifindex);
         self.addresses.retain(|address| address.ifindex != ifindex);
         if let Some(sandbox) = link.peer.and_then(|cookie| self.sandboxes.get_mut(&cookie)) {
@@ -270,9 +286,16 @@ impl HostKernel for FakeKernel {
             links: self.links.values().map(|link| link.view.clone()).collect(),
             addresses: self.addresses.clone(),
             pods_routes: self.routes.clone(),
+            eni_routes: self
+                .eni_routes
+                .iter()
+                .filter(|route| dump::of_an_eni(route.table))
+                .copied()
+                .collect(),
             rules: self.rules.clone(),
             neighbours: self.neighbours.iter().filter(ours).copied().collect(),
             nft: self.nft.clone(),
+            forward: self.forward,
         })
     }
 }

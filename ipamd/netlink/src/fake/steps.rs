@@ -4,23 +4,31 @@ use super::FakeKernel;
 use crate::answer::errno_name;
 use crate::ours;
 use ipamd_core::kernel::{
-    HostStep, HostStepError, NeighbourView, PROTOCOL, RouteAction, RouteView, RuleView,
+    EniRouteView, FilterChain, Forward, HostAddressView, HostStep, HostStepError, NeighbourView, PROTOCOL,
+    RouteAction, RouteView, RuleView,
 };
 
 impl FakeKernel {
     pub(super) fn step(&mut self, step: &HostStep) -> Result<(), HostStepError> {
         let done = match step {
-            HostStep::AddRule { priority, table } => {
-                let rule =
-                    RuleView { priority: *priority, table: *table, protocol: PROTOCOL, catch_all: true };
+            HostStep::AddRule { priority, table, mark } => {
+                let rule = RuleView {
+                    priority: *priority,
+                    table: *table,
+                    protocol: PROTOCOL,
+                    mark: *mark,
+                    other_selector: false,
+                };
                 if !self.rules.contains(&rule) {
                     self.rules.push(rule);
                 }
                 Ok(())
             }
-            HostStep::DeleteRule { priority, table } => {
-                let is_it =
-                    |r: &RuleView| r.priority == *priority && r.table == *table && r.protocol == PROTOCOL;
+            HostStep::DeleteRule { priority, table, mark } => {
+                let is_it = |r: &RuleView| {
+                    let marked = mark.is_none() || r.mark == *mark;
+                    r.priority == *priority && r.table == *table && r.protocol == PROTOCOL && marked
+                };
                 if let Some(at) = self.rules.iter().position(is_it) {
                     self.rules.remove(at);
                 }
@@ -39,6 +47,30 @@ impl FakeKernel {
                 }
                 None => Err(libc::ENODEV),
             },
+            HostStep::SetMtu { ifindex, mtu } => match self.links.get_mut(ifindex) {
+                Some(link) => {
+                    link.view.mtu = *mtu;
+                    Ok(())
+                }
+                None => Err(libc::ENODEV),
+            },
+            HostStep::AddAddress(address) if !self.links.contains_key(&address.ifindex) => Err(libc::ENODEV),
+            HostStep::AddAddress(address) => {
+                if !self.addresses.contains(address) {
+                    self.addresses.push(*address);
+                }
+                Ok(())
+            }
+            HostStep::DeleteAddress(address) => {
+                self.delete_address(*address);
+                Ok(())
+            }
+            HostStep::AddEniRoute(route) => self.put_eni_route(*route),
+            HostStep::DeleteEniRoute(route) => {
+                self.eni_routes.retain(|r| r != route);
+                Ok(())
+            }
+            HostStep::AcceptForward(wanted) => return self.accept_forward(*wanted, step),
             HostStep::SetNeighbour(neighbour) => self.put_neighbour(*neighbour),
             HostStep::ReplaceNft { text } => {
                 self.nft = Some(text.clone());
@@ -61,6 +93,55 @@ impl FakeKernel {
             route.prefsrc.filter(|source| self.addresses.iter().any(|a| a.address.addr() == *source));
         self.routes.retain(|r| r.destination != route.destination || r.metric != route.metric);
         self.routes.push(route);
+        Ok(())
+    }
+
+    /// With a link's last address go all its routes, in whatever table, and its neighbours.
+    fn delete_address(&mut self, address: HostAddressView) {
+        let Some(at) = self.addresses.iter().position(|a| *a == address) else { return };
+        self.addresses.remove(at);
+        let ifindex = address.ifindex;
+        if self.addresses.iter().all(|a| a.ifindex != ifindex) {
+            self.routes.retain(|route| route.action != RouteAction::Device { ifindex });
+            self.eni_routes.retain(|route| route.ifindex != ifindex);
+            self.neighbours.retain(|neighbour| neighbour.ifindex != ifindex);
+        }
+    }
+
+    /// Lays a route of an ENI's table. Its next hop must be on the link: by that table, or by an address of the link.
+    fn put_eni_route(&mut self, route: EniRouteView) -> Result<(), i32> {
+        match self.links.get(&route.ifindex) {
+            None => return Err(libc::ENODEV),
+            Some(link) if !link.view.up => return Err(libc::ENETDOWN),
+            Some(_) => {}
+        }
+        if let Some(gateway) = route.gateway {
+            let by_table = self.eni_routes.iter().any(|r| {
+                let on_link = r.gateway.is_none() && r.ifindex == route.ifindex;
+                r.table == route.table && on_link && r.destination.contains(&gateway)
+            });
+            let by_address =
+                self.addresses.iter().any(|a| a.ifindex == route.ifindex && a.address.contains(&gateway));
+            if !by_table && !by_address {
+                return Err(libc::ENETUNREACH);
+            }
+        }
+        let place = |r: &EniRouteView| (r.table, r.destination, r.metric);
+        self.eni_routes.retain(|r| place(r) != place(&route));
+        self.eni_routes.push(route);
+        Ok(())
+    }
+
+    /// Rules in a chain that is there; iptables makes FORWARD when it is missing, and no other.
+    fn accept_forward(&mut self, wanted: FilterChain, step: &HostStep) -> Result<(), HostStepError> {
+        match &mut self.forward {
+            Forward::Drops { chain, accepted } if *chain == wanted => *accepted = true,
+            _ if wanted == FilterChain::Forward => {}
+            _ => {
+                let cause = format!("iptables-nft ended with exit status: 1: no chain {}", wanted.name());
+                return Err(HostStepError { step: ours::describe(step), cause });
+            }
+        }
         Ok(())
     }
 

@@ -9,7 +9,9 @@
 mod bench;
 mod netns_confined;
 mod netns_differential;
+mod netns_forward;
 mod netns_host;
 mod netns_lock;
 mod netns_reap;
+mod netns_steering;
 mod netns_wire;

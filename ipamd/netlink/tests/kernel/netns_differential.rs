@@ -2,10 +2,12 @@
 
 use crate::bench::{Node, PRIMARY, Space, spec};
 use eni_proto::ids::{MacAddr, NetnsCookie};
+use ipamd_core::host_net::eni::routes;
 use ipamd_core::kernel::{
-    BASE_ROUTE_METRIC, DYING_GROUP, ENI_GROUP, ENI_INET, HostKernel, HostStep, HostView, InetSettings,
-    LinkView, NeighbourView, POD_GROUP, POD_INET, PODS_RULE_PRIORITY, PODS_TABLE, PROTOCOL, ReapLink,
-    RouteAction, RouteView, UnwireSpec, WireError, WireSpec,
+    BASE_ROUTE_METRIC, DYING_GROUP, ENI_GROUP, ENI_INET, ENI_RULE_PRIORITY, ENI_TABLE, EniRouteView,
+    FilterChain, Forward, HostAddressView, HostKernel, HostStep, HostView, InetSettings, LinkView, Mark,
+    NeighbourView, POD_GROUP, POD_INET, PODS_RULE_PRIORITY, PODS_TABLE, PROTOCOL, ReapLink, RouteAction,
+    RouteView, UnwireSpec, WireError, WireSpec,
 };
 use ipamd_netlink::fake::FakeKernel;
 use ipamd_netlink::host::Host;
@@ -15,6 +17,7 @@ use std::net::Ipv4Addr;
 /// Both kernels, with a sandbox that each of them has.
 struct Pair<'a> {
     host: &'a mut Host,
+    node: &'a Space,
     fake: FakeKernel,
     sandboxes: Vec<(SandboxSocket, NetnsCookie)>,
 }
@@ -38,6 +41,11 @@ impl Pair<'_> {
         real.gone.sort_unstable();
         assert_eq!((&real.gone, &real.kept), (&fake.gone, &fake.kept));
         self.same_view();
+    }
+
+    /// Somebody else's command on the host.
+    fn host_sh(&self, line: &str) {
+        self.node.sh(line);
     }
 
     fn apply(&mut self, step: HostStep) {
@@ -74,6 +82,7 @@ fn normal(mut view: HostView) -> HostView {
     }
     view.addresses.sort();
     view.pods_routes.sort();
+    view.eni_routes.sort();
     view.rules.sort();
     view.neighbours.sort();
     view
@@ -123,7 +132,7 @@ fn with_pair(test: impl FnOnce(&mut Pair<'_>, &[Space]) + Send) {
         fake.add_sandbox_link(*cookie, 1, "lo");
     }
     node.with_host(|host| {
-        let mut pair = Pair { host, fake, sandboxes };
+        let mut pair = Pair { host, node: &node.space, fake, sandboxes };
         pair.same_view();
         test(&mut pair, &spaces);
     });
@@ -211,6 +220,87 @@ fn a_foreign_index_taken_on_both_sides_and_a_dying_sandbox_are_the_same() {
 }
 
 #[test]
+fn steps_for_an_eni_are_the_same() {
+    with_pair(|pair, _| {
+        pair.wire(&spec(1), 0).unwrap();
+        let [hop, default] = routes(2, "10.9.32.0/20".parse().unwrap(), 30);
+        let other = |route: EniRouteView| EniRouteView { ifindex: 40, ..route };
+        let own = |ifindex, address: &str| HostAddressView { ifindex, address: address.parse().unwrap() };
+        let mark = |value, mask| Some(Mark { value, mask });
+        let (priority, table) = (ENI_RULE_PRIORITY, ENI_TABLE + 2);
+        let steps = [
+            HostStep::AddAddress(own(30, "10.9.32.7/32")),
+            HostStep::AddAddress(own(30, "10.9.32.7/32")),
+            HostStep::AddAddress(own(4000, "10.9.32.8/32")),
+            // Without its next hop's route, and with it; replaced by another link's; by links that are not there.
+            HostStep::AddEniRoute(default),
+            HostStep::AddEniRoute(hop),
+            HostStep::AddEniRoute(default),
+            HostStep::AddEniRoute(default),
+            HostStep::AddEniRoute(other(default)),
+            HostStep::AddEniRoute(other(hop)),
+            HostStep::AddEniRoute(other(default)),
+            HostStep::AddEniRoute(EniRouteView { table: ENI_TABLE + 3, ..hop }),
+            HostStep::AddEniRoute(EniRouteView { ifindex: 4000, ..hop }),
+            HostStep::AddEniRoute(EniRouteView { table: 77, ..hop }),
+            HostStep::DeleteEniRoute(EniRouteView { table: 77, ..hop }),
+            HostStep::DeleteEniRoute(default),
+            HostStep::DeleteEniRoute(other(default)),
+            HostStep::DeleteEniRoute(other(default)),
+            HostStep::DeleteEniRoute(EniRouteView { table: ENI_TABLE + 9, ..hop }),
+            HostStep::AddRule { priority, table, mark: mark(2, 0x7f) },
+            HostStep::AddRule { priority, table, mark: mark(2, 0x7f) },
+            HostStep::AddRule { priority, table, mark: mark(2, 0xff) },
+            HostStep::AddRule { priority, table, mark: None },
+            HostStep::DeleteRule { priority, table, mark: mark(3, 0x7f) },
+            HostStep::DeleteRule { priority, table, mark: mark(2, 0xff) },
+            HostStep::DeleteRule { priority, table, mark: None },
+            HostStep::DeleteRule { priority, table, mark: mark(2, 0x7f) },
+            HostStep::DeleteRule { priority, table, mark: None },
+            HostStep::SetMtu { ifindex: 30, mtu: 1400 },
+            HostStep::SetMtu { ifindex: 4000, mtu: 1400 },
+            HostStep::AddAddress(own(30, "10.9.32.9/32")),
+            HostStep::DeleteAddress(own(30, "10.9.32.7/32")),
+            HostStep::DeleteAddress(own(30, "10.9.32.7/32")),
+            // The last one takes the link's routes along.
+            HostStep::DeleteAddress(own(30, "10.9.32.9/32")),
+            HostStep::DeleteAddress(own(4000, "10.9.32.7/32")),
+            HostStep::AddEniRoute(hop),
+        ];
+        for step in steps {
+            pair.apply(step);
+        }
+        // A link that goes takes its routes along, and its other end.
+        pair.host_sh("ip link del ens5");
+        pair.fake.delete_link(30);
+        pair.fake.delete_link(31);
+        pair.same_view();
+    });
+}
+
+#[test]
+fn the_filter_table_is_the_same() {
+    with_pair(|pair, _| {
+        let (forward, docker) = (FilterChain::Forward, FilterChain::DockerUser);
+        pair.apply(HostStep::AcceptForward(docker));
+        pair.host_sh("iptables-nft -P FORWARD DROP");
+        pair.fake.set_forward(Forward::Drops { chain: forward, accepted: false });
+        pair.apply(HostStep::AcceptForward(docker));
+        pair.apply(HostStep::AcceptForward(forward));
+        pair.apply(HostStep::AcceptForward(forward));
+        pair.host_sh("iptables-nft -F FORWARD");
+        pair.fake.set_forward(Forward::Drops { chain: forward, accepted: false });
+        pair.same_view();
+        pair.host_sh("iptables-nft -N DOCKER-USER; iptables-nft -A FORWARD -j DOCKER-USER");
+        pair.fake.set_forward(Forward::Drops { chain: docker, accepted: false });
+        pair.apply(HostStep::AcceptForward(docker));
+        pair.host_sh("iptables-nft -P FORWARD ACCEPT");
+        pair.fake.set_forward(Forward::Open);
+        pair.same_view();
+    });
+}
+
+#[test]
 fn steps_on_the_host_are_the_same() {
     with_pair(|pair, _| {
         pair.wire(&spec(1), 0).unwrap();
@@ -229,12 +319,12 @@ fn steps_on_the_host_are_the_same() {
         };
         let (priority, table) = (PODS_RULE_PRIORITY, PODS_TABLE);
         let steps = [
-            HostStep::AddRule { priority, table },
-            HostStep::AddRule { priority, table },
-            HostStep::AddRule { priority: 600, table: 77 },
-            HostStep::DeleteRule { priority: 601, table: 77 },
-            HostStep::DeleteRule { priority: 600, table: 77 },
-            HostStep::DeleteRule { priority: 32766, table: 254 },
+            HostStep::AddRule { priority, table, mark: None },
+            HostStep::AddRule { priority, table, mark: None },
+            HostStep::AddRule { priority: 600, table: 77, mark: None },
+            HostStep::DeleteRule { priority: 601, table: 77, mark: None },
+            HostStep::DeleteRule { priority: 600, table: 77, mark: None },
+            HostStep::DeleteRule { priority: 32766, table: 254, mark: None },
             HostStep::AddRoute(base(7)),
             HostStep::AddRoute(wide),
             HostStep::AddRoute(wide),

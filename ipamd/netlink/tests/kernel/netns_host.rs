@@ -3,10 +3,14 @@
 use crate::bench::{Node, PRIMARY, Space, spec};
 use eni_proto::ids::MacAddr;
 use ipamd_core::kernel::{
-    ENI_GROUP, ENI_INET, HostKernel, HostStep, NFT_TABLE, NeighbourView, PODS_RULE_PRIORITY, PODS_TABLE,
-    PROTOCOL, RouteAction, RouteView,
+    ENI_GROUP, ENI_INET, HostKernel, HostStep, Mark, NFT_TABLE, NeighbourView, PODS_RULE_PRIORITY,
+    PODS_TABLE, PROTOCOL, RouteAction, RouteView, RuleView,
 };
 use std::net::Ipv4Addr;
+
+fn catch_all(rule: &RuleView) -> bool {
+    rule.mark.is_none() && !rule.other_selector
+}
 
 fn base(n: u8) -> RouteView {
     RouteView {
@@ -32,7 +36,7 @@ fn every_step_may_be_taken_twice() {
         ..base(1)
     };
     let lay = [
-        HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE },
+        HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE, mark: None },
         HostStep::AddRoute(base(1)),
         HostStep::AddRoute(wide),
         HostStep::SetLink { ifindex: 9, group: ENI_GROUP + 1, inet: ENI_INET, up: true },
@@ -51,7 +55,7 @@ fn every_step_may_be_taken_twice() {
         assert_eq!(routes, wanted);
         let ours: Vec<_> = view.rules.iter().filter(|r| r.protocol == PROTOCOL).collect();
         assert_eq!(
-            (ours.len(), ours[0].priority, ours[0].table, ours[0].catch_all),
+            (ours.len(), ours[0].priority, ours[0].table, catch_all(ours[0])),
             (1, 512, PODS_TABLE, true)
         );
         let link = view.links.iter().find(|l| l.ifindex == 9).unwrap();
@@ -61,7 +65,7 @@ fn every_step_may_be_taken_twice() {
         );
 
         let take = [
-            HostStep::DeleteRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE },
+            HostStep::DeleteRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE, mark: None },
             HostStep::DeleteRoute(base(1)),
             HostStep::DeleteRoute(wide),
         ];
@@ -80,7 +84,7 @@ fn a_foreign_rule_of_the_same_priority_stays() {
     node.space.sh(&format!("ip rule add prio {PODS_RULE_PRIORITY} lookup {PODS_TABLE} protocol 99"));
     node.space.sh(&format!("ip route add unreachable 10.9.1.1 table {PODS_TABLE} metric 4096 protocol 99"));
     let delete = [
-        HostStep::DeleteRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE },
+        HostStep::DeleteRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE, mark: None },
         HostStep::DeleteRoute(base(1)),
     ];
     let view = node.with_host(|host| {
@@ -149,7 +153,9 @@ fn a_link_with_foreign_attributes_does_not_spoil_the_view() {
     assert!(view.addresses.iter().any(|a| a.address == "10.77.0.1/24".parse().unwrap()));
     assert!(view.addresses.iter().any(|a| a.address.addr() == PRIMARY));
     for table in [100, 101, 102] {
-        assert!(!view.rules.iter().find(|r| r.table == table).unwrap().catch_all, "{table}");
+        assert!(!catch_all(view.rules.iter().find(|r| r.table == table).unwrap()), "{table}");
     }
-    assert!(view.rules.iter().find(|r| r.table == 254).unwrap().catch_all);
+    assert!(catch_all(view.rules.iter().find(|r| r.table == 254).unwrap()));
+    let by_mark = view.rules.iter().find(|r| r.table == 100).unwrap();
+    assert_eq!((by_mark.mark, by_mark.other_selector), (Some(Mark { value: 4, mask: u32::MAX }), false));
 }

@@ -133,7 +133,7 @@ fn one_member_that_cannot_be_deleted_does_not_keep_the_others() {
 fn talked() -> (Node, [Space; 3]) {
     let (node, sandboxes) = (Node::new(), [Space::new(), Space::new(), Space::new()]);
     let sockets: Vec<_> = sandboxes.iter().map(|s| s.socket(node.cookie)).collect();
-    let rule = HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE };
+    let rule = HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE, mark: None };
     node.with_host(|host| {
         assert_eq!(host.apply(&[rule]), []);
         for (n, socket) in (1..).zip(&sockets) {

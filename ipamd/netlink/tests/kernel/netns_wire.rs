@@ -74,7 +74,7 @@ fn a_wired_sandbox_is_whole_on_both_sides() {
     let neighbour = &node.space.ip(&format!("neigh show dev {name}"))[0];
     assert_eq!((&neighbour["dst"], &neighbour["lladdr"]), (&"10.9.1.1".into(), &"02:02:00:00:00:01".into()));
 
-    let rule = HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE };
+    let rule = HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE, mark: None };
     assert_eq!(node.with_host(|host| host.apply(&[rule])), []);
     node.space.sh("ping -c 3 -i 0.2 -W 1 10.9.1.1");
     sandbox.sh("ip link set lo up; ping -c 3 -i 0.2 -W 1 10.9.0.1");
