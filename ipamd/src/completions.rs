@@ -1,7 +1,7 @@
 //! The way back: what the other threads have finished, to the main loop.
 //!
 //! Owns one bounded queue and one wake-up, which is the main loop's own eventfd (the runtime's). A burst wakes the loop
-//! once. Does not interpret what was finished.
+//! once, and so do two completions that are of use only together. Does not interpret what was finished.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ipamd_core::owner::event::{Completion, EffectId, OpId};
@@ -45,6 +45,20 @@ pub struct CompletionSender {
     wake: Arc<Notify>,
 }
 
+/// The right to wake the main loop: the last of its clones to go does. What an operation commits and what it wires
+/// share one, so that the first to end does not wake the loop for nothing. A job that is lost wakes it, too.
+#[derive(Debug, Clone)]
+pub struct Wake(#[allow(dead_code, reason = "it is there to be dropped")] Arc<WakeOnDrop>);
+
+#[derive(Debug)]
+struct WakeOnDrop(Arc<Notify>);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
 /// The main loop's end.
 pub struct Completions {
     queue: Receiver<Finished>,
@@ -59,19 +73,22 @@ pub fn completions() -> (CompletionSender, Completions) {
 }
 
 impl CompletionSender {
-    /// Hands one over; after the main loop has ended it is dropped.
+    /// Hands one over and wakes the main loop; after that has ended it is dropped.
     pub fn push(&self, finished: Finished) {
-        self.push_all(std::iter::once(finished));
+        let wake = self.wake();
+        self.put(finished, wake);
     }
 
-    /// Hands several over with one wake-up.
-    pub fn push_all(&self, finished: impl IntoIterator<Item = Finished>) {
-        for one in finished {
-            if self.queue.send(one).is_err() {
-                return;
-            }
-        }
-        self.wake.notify_one();
+    /// Hands one over; the main loop is woken by the last clone of `wake`.
+    pub fn put(&self, finished: Finished, wake: Wake) {
+        // The loop has ended: nobody to tell.
+        let _ = self.queue.send(finished);
+        drop(wake);
+    }
+
+    /// A right to wake the main loop, to be shared by what is of use only together.
+    pub fn wake(&self) -> Wake {
+        Wake(Arc::new(WakeOnDrop(self.wake.clone())))
     }
 }
 
@@ -112,5 +129,17 @@ mod tests {
         }
         pushing.join().expect("the thread");
         assert!(receiver.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_later_of_two_wakes() {
+        let (sender, receiver) = completions();
+        let wake = sender.wake();
+        let woken = || tokio::time::timeout(std::time::Duration::ZERO, receiver.ready());
+        sender.put(finished(1), wake.clone());
+        assert!(woken().await.is_err(), "the first alone is of no use");
+        sender.put(finished(2), wake);
+        woken().await.expect("the second wakes");
+        assert!(receiver.take().is_some() && receiver.take().is_some());
     }
 }

@@ -15,6 +15,7 @@ pub mod main_loop;
 pub mod metrics;
 pub mod notes;
 pub mod queries;
+pub mod queue;
 pub mod run;
 pub mod server;
 pub mod shell;

@@ -114,9 +114,10 @@ impl Loop {
     }
 
     fn rearm(&self) {
-        let deadline = self.shell.borrow().next_deadline();
-        if deadline != self.armed.get() {
-            self.armed.set(deadline);
+        let Some(deadline) = self.shell.borrow().next_deadline() else { return };
+        // A later one is left: waking too early once is cheaper than moving the timer with every ADD.
+        if self.armed.get().is_none_or(|armed| deadline < armed) {
+            self.armed.set(Some(deadline));
             self.rearm.notify_one();
         }
     }

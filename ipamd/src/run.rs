@@ -134,6 +134,7 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
             sender
         },
         links: watch_links(&outer, &done),
+        done: done.clone(),
     };
     let shell = Shell::new(owner, outcome, executors, metrics.clone());
     steps.done("threads");
@@ -270,10 +271,14 @@ impl Threads {
             if let Some(first) = commits.first() {
                 metrics.commit(first.took, commits.len(), first.result.is_ok());
             }
-            done.push_all(commits.into_iter().map(|commit| Finished::Effect {
-                effect: EffectId(commit.ticket),
-                completion: Completion::Committed(commit.result.map_err(|e| e.to_string())),
-            }));
+            // All of it is put before the first may wake: a group wakes the loop once.
+            let mut wakes = Vec::with_capacity(commits.len());
+            for commit in commits {
+                wakes.push(commit.wake.clone());
+                let effect = EffectId(commit.ticket);
+                let completion = Completion::Committed(commit.result.map_err(|e| e.to_string()));
+                done.put(Finished::Effect { effect, completion }, commit.wake);
+            }
         };
         let (handle, thread) = StoreThread::prepare(store, boot, STORE_QUEUE, finished);
         let thread =

@@ -5,7 +5,7 @@
 //! owner does. Does not read sockets: `server::cni` does.
 
 use crate::clock;
-use crate::completions::Finished;
+use crate::completions::{CompletionSender, Finished, Wake};
 use crate::executors::cloud::CloudSender;
 use crate::executors::netlink::{Job, JobSender};
 use crate::metrics::Metrics;
@@ -37,6 +37,8 @@ pub struct Executors {
     pub cloud: CloudSender,
     /// The MACs whose links are waited for.
     pub links: watch::Sender<Vec<MacAddr>>,
+    /// Where their completions go.
+    pub done: CompletionSender,
 }
 
 /// The shell.
@@ -137,7 +139,8 @@ impl Shell {
                     ends.push_back((id, true));
                 } else {
                     effect.after.retain(|other| *other != ended);
-                    self.start_or_hold(effect);
+                    let wake = self.executors.done.wake();
+                    self.start_or_hold(effect, wake);
                 }
             }
         }
@@ -155,28 +158,30 @@ impl Shell {
                 let _ = waiting.send(reply);
             }
         }
+        let together = is_pair(&outcome.effects).then(|| self.executors.done.wake());
         for effect in outcome.effects {
-            self.start_or_hold(effect);
+            let wake = together.clone().unwrap_or_else(|| self.executors.done.wake());
+            self.start_or_hold(effect, wake);
         }
     }
 
-    fn start_or_hold(&mut self, mut effect: Effect) {
+    fn start_or_hold(&mut self, mut effect: Effect, wake: Wake) {
         effect.after.retain(|id| self.flying.contains(id) || self.held.contains_key(id));
         if effect.after.is_empty() {
-            self.start(effect);
+            self.start(effect, wake);
         } else {
             self.held.insert(effect.id, effect);
         }
     }
 
-    fn start(&mut self, effect: Effect) {
+    fn start(&mut self, effect: Effect, wake: Wake) {
         let id = effect.id;
         self.flying.insert(id);
         let refused = match effect.kind {
             EffectKind::Commit(batch) => self
                 .executors
                 .store
-                .submit(id.0, batch)
+                .submit(id.0, batch, wake)
                 .err()
                 .map(|full| Completion::Committed(Err(full.to_string()))),
             EffectKind::Wire(spec) => {
@@ -185,7 +190,7 @@ impl Shell {
                         let job = Job::Wire { op, spec, sandbox };
                         self.executors
                             .netlink
-                            .submit(id, job)
+                            .submit(id, job, wake)
                             .err()
                             .map(|_| Completion::Wired(Err(queue_full())))
                     }
@@ -193,23 +198,23 @@ impl Shell {
                 }
             }
             EffectKind::Unwire(spec) => {
-                let refused = self.executors.netlink.submit(id, Job::Unwire(spec)).err();
+                let refused = self.executors.netlink.submit(id, Job::Unwire(spec), wake).err();
                 refused.map(|_| Completion::Unwired(Err(step_queue_full("unwire"))))
             }
             EffectKind::Reap(links) => {
                 let indexes: Vec<u32> = links.iter().map(|l| l.ifindex).collect();
-                self.executors.reaper.submit(id, Job::Reap(links)).err().map(|_| {
+                self.executors.reaper.submit(id, Job::Reap(links), wake).err().map(|_| {
                     let kept =
                         indexes.into_iter().map(|i| (i, "the reaper's queue is full".to_owned())).collect();
                     Completion::Reaped(Reaped { gone: Vec::new(), kept })
                 })
             }
             EffectKind::ObserveHost => {
-                let refused = self.executors.host.submit(id, Job::Observe).err();
+                let refused = self.executors.host.submit(id, Job::Observe, wake).err();
                 refused.map(|_| Completion::HostObserved(Err(step_queue_full("observe"))))
             }
             EffectKind::ApplyHost(steps) => {
-                let refused = self.executors.host.submit(id, Job::Apply(steps)).err();
+                let refused = self.executors.host.submit(id, Job::Apply(steps), wake).err();
                 refused.map(|_| Completion::HostApplied(vec![step_queue_full("apply")]))
             }
             EffectKind::ObserveCloud { tagged } => (!self.executors.cloud.observe(id, tagged))
@@ -229,6 +234,13 @@ impl Shell {
             self.completed(id, completion);
         }
     }
+}
+
+/// Whether these are one operation's commit and its work on links: the owner goes on when both have ended. Effects that
+/// the owner asked for with them, whatever they are, go by themselves.
+fn is_pair(effects: &[Effect]) -> bool {
+    let kinds: Vec<&EffectKind> = effects.iter().map(|effect| &effect.kind).collect();
+    matches!(kinds[..], [EffectKind::Commit(_), EffectKind::Wire(_) | EffectKind::Unwire(_)])
 }
 
 fn is_failure(completion: &Completion) -> bool {

@@ -59,7 +59,10 @@ pub(crate) fn read_all(source: impl AsFd, patience: Duration) -> Result<Vec<u8>,
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(InputError::Read(errno)),
         }
-        bytes.resize(length + CHUNK, 0);
+        // Only when it is full: the end of most configurations is read into what is left of the first chunk.
+        if length == bytes.len() {
+            bytes.resize(length + CHUNK, 0);
+        }
         match read(source.as_fd(), &mut bytes[length..]) {
             Ok(0) => break,
             Ok(more) => length += more,

@@ -28,13 +28,15 @@ pub struct Options {
     pub secondary: u32,
     /// The cooldown.
     pub cooldown_ms: u64,
+    /// The level of ipamd's log.
+    pub log: &'static str,
     /// Lines that are added to ipamd's configuration.
     pub config: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { instance_type: "", secondary: 29, cooldown_ms: 0, config: String::new() }
+        Options { instance_type: "", secondary: 29, cooldown_ms: 0, log: "debug", config: String::new() }
     }
 }
 
@@ -92,10 +94,11 @@ impl Node {
             serde_json::from_str(&line).unwrap_or_else(|e| panic!("embedded-vpc did not start: {e}"));
         let config = format!(
             "[paths]\nrun_dir = \"{}\"\n[cloud]\ncontrol = \"{}\"\n[pool]\ncooldown_ms = {}\n\
-             [metrics]\nlisten = \"\"\n[timing]\npoll_ms = 50\n[log]\nlevel = \"debug\"\n{}",
+             [metrics]\nlisten = \"\"\n[timing]\npoll_ms = 50\n[log]\nlevel = \"{}\"\n{}",
             run_dir.display(),
             control.display(),
             options.cooldown_ms,
+            options.log,
             options.config
         );
         fs::write(folder.path().join("ipamd.toml"), config).expect("the configuration is written");

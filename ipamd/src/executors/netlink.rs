@@ -4,8 +4,8 @@
 //! for the host's own network, and one for group deletes and conntrack, which take milliseconds.
 //! Does not decide anything about a failure.
 
-use crate::completions::{CompletionSender, Finished};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crate::completions::{CompletionSender, Finished, Wake};
+use crate::queue::{Receiver, Sender, bounded};
 use ipamd_core::kernel::{HostKernel, HostStep, ReapLink, UnwireSpec, WireError, WireSpec};
 use ipamd_core::owner::event::{Completion, EffectId, OpId};
 use ipamd_netlink::host::Host;
@@ -40,15 +40,13 @@ pub enum Job {
 /// A queue to one or several threads; they end when it is dropped.
 #[derive(Clone)]
 pub struct JobSender {
-    queue: Sender<(EffectId, Job)>,
+    queue: Sender<(EffectId, Job, Wake)>,
 }
 
 impl JobSender {
-    /// Queues a job; hands it back when the queue is full.
-    pub fn submit(&self, effect: EffectId, job: Job) -> Result<(), Box<Job>> {
-        self.queue.try_send((effect, job)).map_err(|error| match error {
-            TrySendError::Full((_, job)) | TrySendError::Disconnected((_, job)) => Box::new(job),
-        })
+    /// Queues a job, whose end uses `wake`; hands it back when the queue is full.
+    pub fn submit(&self, effect: EffectId, job: Job, wake: Wake) -> Result<(), Box<Job>> {
+        self.queue.try_send((effect, job, wake)).map_err(|(_, job, _)| Box::new(job))
     }
 }
 
@@ -68,9 +66,9 @@ pub fn start(
     Ok((JobSender { queue: sender }, threads))
 }
 
-fn run(mut host: Host, jobs: &Receiver<(EffectId, Job)>, done: &CompletionSender) {
-    while let Ok((effect, job)) = jobs.recv() {
-        done.push(carry_out(&mut host, effect, job));
+fn run(mut host: Host, jobs: &Receiver<(EffectId, Job, Wake)>, done: &CompletionSender) {
+    while let Some((effect, job, wake)) = jobs.recv() {
+        done.put(carry_out(&mut host, effect, job), wake);
     }
 }
 

@@ -205,6 +205,8 @@ async fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
             return Err(io::Error::other("more bytes came than the frame announced"));
         }
     }
+    // All of it was read: who waits for the connection's end now is woken by that end, and need not try a read first.
+    let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
     bytes.drain(..HEADER);
     Ok((bytes, descriptors))
 }

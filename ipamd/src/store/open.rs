@@ -10,6 +10,7 @@ use super::{ADDRESSES, ATTACHMENTS, ENIS, INTENTS, META, NODE, SCHEMA, SCHEMA_KE
 use eni_proto::ids::BootId;
 use ipamd_core::record::Stored;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::unistd::geteuid;
 use redb::{Database, ReadableDatabase, ReadableTable};
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -180,7 +181,7 @@ impl Store {
     }
 
     /// The schema's number; none in a file that has no table of it.
-    fn schema(&self) -> Result<Option<u32>, LoadError> {
+    pub(super) fn schema(&self) -> Result<Option<u32>, LoadError> {
         let transaction = self.database.begin_read()?;
         let meta = match transaction.open_table(META) {
             Ok(meta) => meta,
@@ -198,7 +199,9 @@ fn check_folder(folder: &Path) -> Result<(), OpenError> {
         source,
     })?;
     let (uid, mode) = (found.uid(), found.mode() & 0o7777);
-    if uid != 0 || mode & 0o022 != 0 {
+    // ipamd is root's; whoever else runs it has folders of its own.
+    let ours = uid == 0 || uid == geteuid().as_raw();
+    if !ours || mode & 0o022 != 0 {
         return Err(OpenError::Folder { folder: folder.to_owned(), uid, mode });
     }
     Ok(())

@@ -6,7 +6,8 @@
 
 use super::{OpenError, Store};
 use crate::clock;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crate::completions::Wake;
+use crate::queue::{Receiver, Sender, bounded};
 use eni_proto::ids::BootId;
 use ipamd_core::record::Write;
 use std::path::PathBuf;
@@ -40,11 +41,14 @@ pub struct CommitDone {
     pub result: Result<(), CommitError>,
     /// How long its transaction took.
     pub took: Duration,
+    /// The right to wake who waits for it.
+    pub wake: Wake,
 }
 
 struct Job {
     ticket: u64,
     batch: Vec<Write>,
+    wake: Wake,
 }
 
 /// The queue to the thread; the thread ends when every handle is dropped.
@@ -54,9 +58,9 @@ pub struct StoreHandle {
 }
 
 impl StoreHandle {
-    /// Queues a batch.
-    pub fn submit(&self, ticket: u64, batch: Vec<Write>) -> Result<(), QueueFull> {
-        self.queue.try_send(Job { ticket, batch }).map_err(|_| QueueFull)
+    /// Queues a batch, whose end uses `wake`.
+    pub fn submit(&self, ticket: u64, batch: Vec<Write>, wake: Wake) -> Result<(), QueueFull> {
+        self.queue.try_send(Job { ticket, batch, wake }).map_err(|_| QueueFull)
     }
 }
 
@@ -83,19 +87,18 @@ impl<F: FnMut(Vec<CommitDone>) + Send + 'static> StoreThread<F> {
     }
 
     fn run(mut self) {
-        while let Ok(first) = self.queue.recv() {
-            let mut jobs = vec![first];
-            while jobs.len() < GROUP {
-                match self.queue.try_recv() {
-                    Ok(job) => jobs.push(job),
-                    Err(_) => break,
-                }
+        loop {
+            let jobs = self.queue.recv_many(GROUP);
+            if jobs.is_empty() {
+                return;
             }
             let begun = clock::now();
             let result = self.commit(&jobs);
             let took = clock::now() - begun;
-            let ended =
-                jobs.into_iter().map(|job| CommitDone { ticket: job.ticket, result: result.clone(), took });
+            let ended = jobs.into_iter().map(|job| {
+                let Job { ticket, wake, .. } = job;
+                CommitDone { ticket, result: result.clone(), took, wake }
+            });
             (self.done)(ended.collect());
         }
     }
