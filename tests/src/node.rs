@@ -8,6 +8,7 @@ use crate::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
@@ -30,13 +31,22 @@ pub struct Options {
     pub cooldown_ms: u64,
     /// The level of ipamd's log.
     pub log: &'static str,
+    /// More arguments of `embedded-vpc run`.
+    pub vpc_args: &'static [&'static str],
     /// Lines that are added to ipamd's configuration.
     pub config: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { instance_type: "", secondary: 29, cooldown_ms: 0, log: "debug", config: String::new() }
+        Options {
+            instance_type: "",
+            secondary: 29,
+            cooldown_ms: 0,
+            log: "debug",
+            vpc_args: &[],
+            config: String::new(),
+        }
     }
 }
 
@@ -83,6 +93,7 @@ impl Node {
             .args(["--secondary", &options.secondary.to_string()])
             .arg("--control")
             .arg(&control)
+            .args(options.vpc_args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -257,13 +268,27 @@ impl Node {
         lines.filter(|l| l.contains(label)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    /// Packets that the VPC's source checks have dropped, by counter.
-    pub fn drops(&self, counter: &str) -> u64 {
-        let control = self.control();
+    /// What the embedded VPC answers to `drops`, `enis`, `journal`, `calls` or a request in JSON.
+    pub fn inspect(&self, what: &str) -> Value {
         let vpc = program("embedded-vpc").display().to_string();
-        let text = run(&vpc, &["inspect", "--control", &control, "drops"]).unwrap_or_else(|e| panic!("{e}"));
-        let drops: Value = serde_json::from_str(&text).expect("it prints JSON");
-        drops[counter].as_u64().unwrap_or_else(|| panic!("no counter {counter}"))
+        let text =
+            run(&vpc, &["inspect", "--control", &self.control(), what]).unwrap_or_else(|e| panic!("{e}"));
+        serde_json::from_str(&text).expect("it prints JSON")
+    }
+
+    /// The ENIs as EC2 has them, attached or not.
+    pub fn enis(&self) -> Vec<Value> {
+        self.inspect("enis").as_array().cloned().unwrap_or_default()
+    }
+
+    /// Packets that the VPC's source checks have dropped, by counter: `v1` and up by ENI, `internet` at the gateway.
+    pub fn all_drops(&self) -> BTreeMap<String, u64> {
+        serde_json::from_value(self.inspect("drops")).expect("counters by name")
+    }
+
+    /// One of them.
+    pub fn drops(&self, counter: &str) -> u64 {
+        *self.all_drops().get(counter).unwrap_or_else(|| panic!("no counter {counter}"))
     }
 
     /// Makes the cloud fail: the next `count` calls of this name answer `error`.

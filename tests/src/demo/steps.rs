@@ -15,7 +15,11 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-const ADDRESSES: u32 = 29;
+/// Three ENIs of nine addresses: a dozen containers need two of them, twenty all three.
+const INSTANCE_TYPE: &str = "m5.large";
+const ADDRESSES: u32 = 9;
+/// How long EC2 takes to attach an ENI here, in milliseconds: long enough to be killed in.
+const ATTACH: &[&str] = &["--attach-ms", "700"];
 /// Sent through the connection, and back.
 const TRANSFER: usize = 8 * 1024 * 1024;
 /// CAP_NET_ADMIN, as a set of capabilities.
@@ -38,7 +42,8 @@ pub(super) fn run(screen: &mut Screen) {
     let mut node = start_vpc(screen);
     start_ipamd(screen, &mut node);
     let empty = traces::node(&node);
-    let mut containers = add_dozen(screen, &node);
+    let mut containers = add_first(screen, &mut node);
+    add_dozen(screen, &node, &mut containers);
     let servers = Servers::start(&node, &containers);
     prove_paths(screen, &node, &containers, &servers);
     kill_among_adds(screen, &mut node, &mut containers, &servers);
@@ -49,12 +54,18 @@ pub(super) fn run(screen: &mut Screen) {
 
 fn start_vpc(screen: &mut Screen) -> Node {
     screen.step("embedded-vpc starts: an EC2 and a VPC of network namespaces");
-    let options =
-        Options { instance_type: "m5.4xlarge", secondary: ADDRESSES, cooldown_ms: 500, ..Options::default() };
+    let options = Options {
+        instance_type: INSTANCE_TYPE,
+        secondary: ADDRESSES,
+        cooldown_ms: 500,
+        vpc_args: ATTACH,
+        config: "[capacity]\nrelease_after_ms = 500\n".to_owned(),
+        ..Options::default()
+    };
     let node = Node::without_ipamd(&options);
     let at = |which: &str| node.address(which);
     screen.say(&format!(
-        "node      {:<14} {} with {ADDRESSES} secondary addresses",
+        "node      {:<14} {}: 3 ENIs of {ADDRESSES} addresses each; it boots with one",
         at("node_address"),
         options.instance_type
     ));
@@ -75,7 +86,8 @@ fn start_ipamd(screen: &mut Screen, node: &mut Node) {
     let sets = ["CapEff", "CapPrm", "CapBnd"].map(|set| capabilities(&status, set));
     screen.check(sets == [Some(CAP_NET_ADMIN); 3], "CAP_NET_ADMIN is its only capability");
     let pool = &node.ask("status")["pool"];
-    screen.check(pool["free"] == ADDRESSES, &format!("its pool has {} free addresses", pool["free"]));
+    let text = format!("its pool has {} free addresses: one ENI's worth is the warm target", pool["free"]);
+    screen.check(pool["free"] == ADDRESSES, &text);
 }
 
 fn capabilities(status: &str, set: &str) -> Option<u64> {
@@ -83,29 +95,68 @@ fn capabilities(status: &str, set: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-fn add_dozen(screen: &mut Screen, node: &Node) -> Vec<Container> {
-    screen.step("a runtime adds twelve containers: one run of the plugin each");
+/// The first container takes one of the warm addresses: an ENI is asked for, and ipamd dies while it is attaching.
+fn add_first(screen: &mut Screen, node: &mut Node) -> Vec<Container> {
+    screen.step("the first container; kill -9 while the next ENI is attaching");
+    let first = add(node, 1, &mut Vec::new());
+    let states = |node: &Node| -> Vec<String> {
+        let enis = node.ask("enis");
+        enis.as_array().into_iter().flatten().map(|e| e["state"].to_string()).collect()
+    };
+    let attaching =
+        wait::holds_within(wait::PATIENCE, || states(node).iter().any(|s| s.contains("attaching")));
+    screen.check(attaching, "one ENI is no longer free as a whole: another is created and attaching");
+    node.kill_ipamd();
+    node.start_ipamd();
+    node.wait_ready();
+    let ready = || states(node) == ["\"in_use\"", "\"in_use\""];
+    screen.check(
+        wait::holds_within(wait::PATIENCE, ready),
+        "the next ipamd takes it over: its addresses are free",
+    );
+    screen.check(node.enis().len() == 2, "EC2 has no ENI that ipamd does not know");
+    screen.check(ping(first.sandbox.name(), node.address("peer_address"), None), "the container talks");
+    vec![first]
+}
+
+fn add(node: &Node, number: usize, times: &mut Vec<Duration>) -> Container {
+    let (id, sandbox) = (format!("web-{number}"), Sandbox::new());
+    let call = Call::new(node, "ADD").of(&id, &sandbox.path()).pod(&id);
+    let began = boottime();
+    let answer = call.ok();
+    times.push(boottime().saturating_sub(began));
+    Container { address: answer.address(), id, sandbox }
+}
+
+fn add_dozen(screen: &mut Screen, node: &Node, containers: &mut Vec<Container>) {
+    screen.step("a runtime adds eleven more: one run of the plugin each");
     let mut times = Vec::new();
-    let containers: Vec<Container> = (1..=12)
-        .map(|number| {
-            let (id, sandbox) = (format!("web-{number}"), Sandbox::new());
-            let call = Call::new(node, "ADD").of(&id, &sandbox.path()).pod(&id);
-            let began = boottime();
-            let answer = call.ok();
-            times.push(boottime().saturating_sub(began));
-            Container { address: answer.address(), id, sandbox }
-        })
-        .collect();
-    for row in containers.chunks(4) {
-        let shown: Vec<String> = row.iter().map(|c| format!("{:<7} {:<12}", c.id, c.address)).collect();
-        screen.say(shown.join("  ").trim_end());
+    containers.extend((2..=12).map(|number| add(node, number, &mut times)));
+    show(screen, node, containers);
+    held_once(screen, containers);
+    let one = milliseconds(middle(&mut times));
+    screen.say(&format!("one ADD took {one} (the middle one, from exec to exit)"));
+}
+
+/// Each container with its address and the link of the ENI that has it.
+fn show(screen: &mut Screen, node: &Node, containers: &[Container]) -> Vec<String> {
+    let enis = node.ask("enis");
+    let attachments = node.ask("attachments");
+    let link = |container: &Container| {
+        let mine = attachments.as_array()?.iter().find(|a| a["container"] == container.id.as_str())?;
+        let eni = enis.as_array()?.iter().find(|e| e["id"] == mine["eni"])?;
+        eni["link"].as_str().map(str::to_owned)
+    };
+    let links: Vec<String> = containers.iter().map(|c| link(c).unwrap_or_default()).collect();
+    let row = |(c, link): (&Container, &String)| format!("{:<7} {:<11} {link}", c.id, c.address);
+    let rows: Vec<String> = containers.iter().zip(&links).map(row).collect();
+    for row in rows.chunks(4) {
+        screen.say(row.join("   ").trim_end());
     }
-    held_once(screen, &containers);
-    screen.say(&format!(
-        "one ADD took {} (the middle one, from exec to exit)",
-        milliseconds(middle(&mut times))
-    ));
-    containers
+    let used: BTreeSet<&String> = links.iter().collect();
+    let names: Vec<&str> = used.iter().map(|l| l.as_str()).collect();
+    screen.say(&format!("{} ENIs are used: {}", used.len(), names.join(", ")));
+    links
 }
 
 /// What was answered is what the sandbox has, and nobody else.
@@ -151,7 +202,7 @@ struct Path<'a> {
 
 fn prove_paths(screen: &mut Screen, node: &Node, containers: &[Container], servers: &Servers) {
     screen.step("packets prove every path: a ping, and 8 MiB there and back by TCP");
-    let (one, two) = (&containers[0], &containers[1]);
+    let (one, two, far) = (&containers[0], &containers[1], &containers[11]);
     let primary = node.address("node_address");
     let (peer, internet) = (node.address("peer_address"), node.address("internet_address"));
     let from = one.in_sandbox();
@@ -162,6 +213,27 @@ fn prove_paths(screen: &mut Screen, node: &Node, containers: &[Container], serve
             to: two.address,
             port: servers.pod.port,
             source: one.address,
+        },
+        Path {
+            name: "across ENIs",
+            from: far.in_sandbox(),
+            to: two.address,
+            port: servers.pod.port,
+            source: far.address,
+        },
+        Path {
+            name: "2nd ENI → VPC peer",
+            from: far.in_sandbox(),
+            to: peer,
+            port: servers.peer.port,
+            source: far.address,
+        },
+        Path {
+            name: "2nd ENI → internet",
+            from: far.in_sandbox(),
+            to: internet,
+            port: servers.internet.port,
+            source: primary,
         },
         Path {
             name: "sandbox → VPC peer",
@@ -192,7 +264,7 @@ fn prove_paths(screen: &mut Screen, node: &Node, containers: &[Container], serve
         let began = boottime();
         let seen = tcp(&path.from, path.to, path.port, TRANSFER);
         let took = boottime().saturating_sub(began);
-        let kept = if path.source == primary && path.name.starts_with("sandbox") {
+        let kept = if path.source == primary && path.name.ends_with("internet") {
             "the node's primary"
         } else {
             "kept"
@@ -213,8 +285,8 @@ fn prove_paths(screen: &mut Screen, node: &Node, containers: &[Container], serve
 }
 
 fn no_drops(screen: &mut Screen, node: &Node) {
-    let drops = (node.drops("v1"), node.drops("internet"));
-    screen.check(drops == (0, 0), "the VPC's source checks have dropped nothing");
+    let dropped: u64 = node.all_drops().values().sum();
+    screen.check(dropped == 0, "the VPC's source checks have dropped nothing");
 }
 
 fn kill_among_adds(screen: &mut Screen, node: &mut Node, containers: &mut Vec<Container>, servers: &Servers) {
@@ -250,9 +322,13 @@ fn kill_among_adds(screen: &mut Screen, node: &mut Node, containers: &mut Vec<Co
         sandbox,
         address: answer.address(),
     }));
+    let links = show(screen, node, containers);
     held_once(screen, containers);
     let peer = node.address("peer_address");
     screen.check(containers.iter().all(|c| ping(c.sandbox.name(), peer, None)), "all twenty reach the peer");
+    let far = containers.iter().zip(links).filter(|(_, link)| link == "ens7").map(|(c, _)| c);
+    let reached: Vec<bool> = far.map(|c| ping(c.sandbox.name(), containers[0].address, None)).collect();
+    screen.check(!reached.is_empty() && reached.iter().all(|r| *r), "those on the third ENI reach the first");
     let states = node.ask("status")["attachments"].clone();
     screen.check(states["live"] == 20, &format!("ipamd's own count: {states}"));
     no_drops(screen, node);
@@ -274,8 +350,11 @@ fn delete_all(screen: &mut Screen, node: &Node, containers: &[Container]) {
 
 fn nothing_left(screen: &mut Screen, node: &Node, empty: &traces::Look) {
     screen.step("nothing is left");
-    let free = || node.ask("status")["pool"]["free"] == ADDRESSES;
-    screen.check(wait::holds_within(wait::PATIENCE, free), "after the cooldown every address is free");
+    let free = || node.ask("status")["pool"]["free"] == ADDRESSES && node.enis().len() == 1;
+    screen.check(
+        wait::holds_within(wait::PATIENCE, free),
+        "after the cooldown every address is free, and the ENIs beyond the warm target are given back to EC2",
+    );
     screen.check(node.ask("attachments") == json!([]), "ipamd has no record of a container");
     let now = traces::node(node);
     let counts = ["links", "routes", "rules", "neighbours", "lines of nft"]
