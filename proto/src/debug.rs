@@ -63,7 +63,7 @@ pub struct ReconcilerView {
 /// The pool in numbers of addresses; their sum is what EC2 says the ENIs hold, minus the primaries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolCounts {
-    /// May be allocated now.
+    /// Held by nobody. Those of an ENI that is attaching or draining are not given out.
     pub free: usize,
     /// Held by an attachment.
     pub allocated: usize,

@@ -90,7 +90,7 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<Source>) {
             if name != ".git" && !name.starts_with("target") && name != "__pycache__" {
                 walk(root, &path, found);
             }
-        } else if kind.is_file() {
+        } else if kind.is_file() && name != ".git" {
             // What is not text has no words to judge.
             if let Ok(text) = fs::read_to_string(&path) {
                 let path = path.strip_prefix(root).unwrap().display().to_string();

@@ -10,8 +10,8 @@ pub mod eni;
 pub mod nft;
 
 use crate::kernel::{
-    BASE_ROUTE_METRIC, DYING_GROUP, Forward, HostStep, HostView, InetSettings, LinkView, NeighbourView,
-    POD_GROUP, POD_INET, PROTOCOL, RouteAction, RouteView,
+    Alias, BASE_ROUTE_METRIC, DYING_GROUP, Forward, HostStep, HostView, InetSettings, LinkView,
+    NeighbourView, POD_GROUP, POD_INET, PROTOCOL, RouteAction, RouteView,
 };
 use crate::record::EniRecord;
 use eni_proto::ids::MacAddr;
@@ -72,10 +72,10 @@ pub enum Reason {
 }
 
 /// Finds each ENI's link by its MAC. A host end of ours never counts, whatever its MAC; what else shares it (a VLAN, a
-/// bridge) comes after the hardware.
+/// bridge) comes after the hardware. An alias of somebody else's does not hide one.
 pub fn find_links(enis: &[EniRecord], observed: &HostView) -> BTreeMap<MacAddr, (u32, String)> {
     let wanted: BTreeSet<MacAddr> = enis.iter().map(|e| e.mac).collect();
-    let links = observed.links.iter().filter(|l| !is_pod_group(l.group) && l.alias.is_empty());
+    let links = observed.links.iter().filter(|l| !is_pod_group(l.group) && Alias::parse(&l.alias).is_none());
     let mut found: Vec<&LinkView> =
         links.filter(|l| l.mac.is_some_and(|mac| wanted.contains(&mac))).collect();
     let rank = |l: &LinkView| match l.kind.as_str() {

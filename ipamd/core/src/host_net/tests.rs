@@ -299,4 +299,8 @@ fn what_shares_an_enis_mac_is_not_its_link() {
     let vlan = LinkView { kind: "vlan".into(), ..link(1, 1) };
     view.links.extend([hardware, vlan]);
     assert_eq!(find_links(&wanted().enis, &view).values().next().unwrap().0, 40);
+    for one in &mut view.links {
+        one.alias = "uplink".into();
+    }
+    assert_eq!(find_links(&wanted().enis, &view).values().next().unwrap().0, 40, "an alias hides nothing");
 }
