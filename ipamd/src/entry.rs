@@ -1,10 +1,10 @@
 //! The command line of `ipamd`.
 //!
-//! Owns its options and its exit codes: 0 after an orderly end, 1 when it could not start, 2 on a wrong option or
-//! configuration. Does not run anything itself.
+//! Owns its options and its exit codes: 0 after an orderly end, 1 when it could not start or a part of it has ended by
+//! itself, 2 on a wrong option or configuration. Does not run anything itself.
 
 use crate::config::Config;
-use crate::{run, telemetry};
+use crate::{panics, run, telemetry};
 use clap::Parser;
 use std::error::Error;
 use std::path::PathBuf;
@@ -40,14 +40,17 @@ pub fn main() -> ExitCode {
         print!("{}", config.render());
         return ExitCode::SUCCESS;
     }
-    telemetry::init(&config.log);
-    match run::run(&config, options.take_over) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{}", chain(&error));
-            ExitCode::from(1)
-        }
+    if let Err(error) = telemetry::init(&config.log) {
+        eprintln!("ipamd: the thread of the log could not be started: {error}");
+        return ExitCode::from(1);
     }
+    panics::install();
+    let ended = run::run(&config, options.take_over);
+    if let Err(error) = &ended {
+        tracing::error!("{}", chain(error));
+    }
+    telemetry::flush();
+    ended.map_or(ExitCode::from(1), |()| ExitCode::SUCCESS)
 }
 
 /// An error with all its causes, in one line.

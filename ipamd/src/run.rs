@@ -15,7 +15,7 @@ use crate::queries::About;
 use crate::server::cni;
 use crate::shell::{Executors, Shell};
 use crate::store::{CommitDone, Opened, Store, StoreThread};
-use crate::{clock, debug, metrics, take_over};
+use crate::{clock, debug, limits, metrics, take_over};
 use embedded_vpc::client::ControlClient;
 use eni_proto::debug::StartStep;
 use eni_proto::ids::{BootId, MacAddr};
@@ -26,8 +26,10 @@ use ipamd_core::time::Timestamp;
 use ipamd_netlink::host::Host;
 use ipamd_netlink::stats::Counters;
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread::JoinHandle;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -36,7 +38,7 @@ use tracing::{info, warn};
 const NETLINK_THREADS: usize = 2;
 /// Commits that wait for the store thread: more than the connections that may have one each.
 const STORE_QUEUE: usize = 4096;
-/// Why ipamd does not start.
+/// Why ipamd does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The clock or the boot id could not be read.
@@ -65,6 +67,14 @@ pub enum StartError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// A part of the main loop ended by itself.
+    #[error("the main loop's part for {task} has ended by itself ({cause}): ipamd cannot go on without it")]
+    Ended {
+        /// Which.
+        task: &'static str,
+        /// How.
+        cause: String,
     },
     /// A socket could not be made.
     #[error("{path} could not be made: check that its folder is root's and writable")]
@@ -102,7 +112,11 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
         warn!(%holder, "another ipamd owns this node: waiting for its end");
     })?;
     steps.done("lock");
-    let Opened { store, stored, notes } = Store::open(&config.paths.store, &boot)?;
+    let Opened { store, stored, mut notes } = Store::open(&config.paths.store, &boot)?;
+    notes.extend(limits::raise_descriptors(&config.sockets));
+    for note in &notes {
+        warn!("{note}");
+    }
     steps.done("store");
     let counters = Arc::new(Counters::default());
     let open = || Host::open(counters.clone()).map_err(StartError::Netlink);
@@ -179,12 +193,23 @@ async fn serve(
     let listener = cni::bind(&socket).map_err(|source| socket_error(&socket, source))?;
     let (queries, received) = QueryClient::channel();
     serve_outside(config, &this, &queries, outer)?;
-    let completions = tokio::task::spawn_local(main_loop::take_completions(this.clone(), finished));
-    let time = tokio::task::spawn_local(main_loop::keep_time(this.clone()));
-    let asked = tokio::task::spawn_local(main_loop::answer_queries(this.clone(), received));
-    let accepting = tokio::task::spawn_local(cni::accept(this.clone(), listener));
+    let mut completions = tokio::task::spawn_local(main_loop::take_completions(this.clone(), finished));
+    let mut time = tokio::task::spawn_local(main_loop::keep_time(this.clone()));
+    let mut asked = tokio::task::spawn_local(main_loop::answer_queries(this.clone(), received));
+    let mut accepting = tokio::task::spawn_local(cni::accept(this.clone(), listener));
     info!(socket = %socket.display(), "serving");
-    end_asked(&this).await;
+    tokio::select! {
+        biased;
+        // Cancel safe: it only waits.
+        () = end_asked(&this) => {}
+        // Cancel safe: a task that has not ended is asked again.
+        task = first_end([
+            ("completions", &mut completions),
+            ("the timer", &mut time),
+            ("debug.sock's questions", &mut asked),
+            ("cni.sock", &mut accepting),
+        ]) => return Err(task),
+    }
     // New plugins find no socket and try again until the next ipamd has made its own.
     if let Err(error) = std::fs::remove_file(&socket) {
         warn!(%error, "cni.sock could not be taken away");
@@ -214,6 +239,22 @@ fn watch_links(
     let failed = |cause| warn!(reason = %cause, "links cannot be waited for");
     outer.spawn(ipamd_netlink::watch::links(told, seen, failed));
     wanted
+}
+
+/// Ready when one of the main loop's tasks has ended by itself, as none of them does: ipamd must not go on without it.
+async fn first_end<const N: usize>(
+    mut tasks: [(&'static str, &mut tokio::task::JoinHandle<()>); N],
+) -> StartError {
+    std::future::poll_fn(|context| {
+        for (task, handle) in &mut tasks {
+            if let Poll::Ready(end) = Pin::new(&mut **handle).poll(context) {
+                let cause = end.err().map_or("it returned".to_owned(), |error| error.to_string());
+                return Poll::Ready(StartError::Ended { task, cause });
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Ready on SIGTERM, SIGINT, or when a request has stopped the loop.
@@ -305,5 +346,21 @@ impl Threads {
                 warn!("a thread ended by a panic");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_is_named_whether_it_returns_or_panics() {
+        let mut stays = tokio::spawn(std::future::pending());
+        let mut returns = tokio::spawn(async {});
+        let ended = first_end([("one", &mut stays), ("two", &mut returns)]).await.to_string();
+        assert!(ended.contains("for two") && ended.contains("returned"), "{ended}");
+        let mut panics = tokio::spawn(async { panic!("broken") });
+        let ended = first_end([("one", &mut stays), ("three", &mut panics)]).await.to_string();
+        assert!(ended.contains("for three") && ended.contains("panic"), "{ended}");
     }
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-/// How long an ADD tries an absent daemon again: a restart takes less.
+/// How long an ADD tries an absent daemon again, from each time that it is lost: a restart takes less.
 const ADD_RETRY: Duration = Duration::from_secs(10);
 /// How long a DEL does: its runtime comes again.
 const DEL_RETRY: Duration = Duration::from_secs(2);

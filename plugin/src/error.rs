@@ -8,6 +8,7 @@ use crate::netconf::NetConfError;
 use crate::sandbox::SandboxError;
 use eni_proto::client::CallError;
 use eni_proto::error::{Code, WireError};
+use eni_proto::request::ANNOTATION_PREFIX;
 use std::error::Error;
 
 /// A call of the plugin that failed.
@@ -96,6 +97,11 @@ impl Failure {
 }
 
 fn call_error(error: &CallError, code: Code) -> WireError {
+    if let CallError::Request(cause) = error {
+        let text = "what eni-cni needs of the network configuration and CNI_ARGS is too large for a request";
+        let wire = WireError::new(Code::InvalidConfig, text).cause(cause.to_string());
+        return wire.advice(format!("shorten the pod's annotations {ANNOTATION_PREFIX}… or CNI_ARGS"));
+    }
     let mut wire = WireError::new(code, format!("ipamd did not answer: {error}"));
     if let Some(cause) = error.source() {
         wire = wire.cause(cause.to_string());

@@ -32,19 +32,19 @@ pub fn boottime() -> Duration {
     Duration::from(now)
 }
 
-/// How long a caller waits. Both are instants of CLOCK_BOOTTIME, as [`boottime`] tells it.
+/// How long a caller waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// When the caller gives up, whatever goes on.
+    /// When the caller gives up, whatever goes on: an instant of CLOCK_BOOTTIME, as [`boottime`] tells it.
     pub deadline: Duration,
-    /// Until when an absent daemon is tried again.
-    pub retry_until: Duration,
+    /// For how long an absent daemon is tried again, from the moment that its absence is seen.
+    pub retry: Duration,
 }
 
 impl Patience {
-    /// Waits for `deadline`, retries for `retry`, both counted from `start`. Retrying never outlasts the deadline.
+    /// Waits for `deadline`, counted from `start`; retries for `retry`, counted from each absence.
     pub fn since(start: Duration, deadline: Duration, retry: Duration) -> Self {
-        Patience { deadline: start + deadline, retry_until: start + retry.min(deadline) }
+        Patience { deadline: start + deadline, retry }
     }
 }
 
@@ -175,9 +175,10 @@ pub fn call(
     receive(&socket, path, deadline)
 }
 
-/// Makes the call, and again while the daemon is absent (see [`CallError::is_absence`]) until
-/// `patience.retry_until`, 20 to 200 ms apart: the same request, only its time left is told anew, and the same
-/// descriptor. ADD and DEL are idempotent, so a call that was served without its reply may be repeated.
+/// Makes the call, and again while the daemon is absent (see [`CallError::is_absence`]), for `patience.retry` from the
+/// first sign of it, 20 to 200 ms apart: the same request, only its time left is told anew, and the same descriptor.
+/// ADD and DEL are idempotent, so a call that was served without its reply may be repeated. A call that was under way
+/// for longer than the longest pause had a daemon: losing that one is an absence of its own.
 pub fn call_with_retry(
     path: &Path,
     request: &mut Request,
@@ -185,16 +186,25 @@ pub fn call_with_retry(
     patience: Patience,
 ) -> Result<Reply, CallError> {
     let mut pause = PAUSE_FIRST;
+    let mut absent_since = None;
     loop {
-        let left = patience.deadline.saturating_sub(boottime());
+        let begun = boottime();
+        let left = patience.deadline.saturating_sub(begun);
         request.set_time_left_ms(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
-        match call(path, request, fd, patience.deadline) {
-            Err(error) if error.is_absence() && boottime() + pause < patience.retry_until => {
-                thread::sleep(pause);
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
+        let error = match call(path, request, fd, patience.deadline) {
+            Err(error) if error.is_absence() => error,
             done => return done,
+        };
+        let now = boottime();
+        if now - begun > PAUSE_MAX {
+            (absent_since, pause) = (None, PAUSE_FIRST);
         }
+        let until = *absent_since.get_or_insert(now) + patience.retry;
+        if now + pause >= until.min(patience.deadline) {
+            return Err(error);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 

@@ -112,8 +112,9 @@ text_id!(
             Err("must be 1 to 15 bytes")
         } else if t == "." || t == ".." {
             Err("must not be '.' or '..'")
-        } else if t.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace() || b.is_ascii_control()) {
-            Err("must not hold '/', ':' or blanks")
+        } else if t.bytes().any(|b| matches!(b, b'/' | b':' | b'%' | 0xa0) || b.is_ascii_whitespace() || b.is_ascii_control()) {
+            // The kernel takes bytes, of Latin-1: 0xa0 is a blank to it. '%' begins a template: "eth%d" is another name.
+            Err("must not hold '/', ':', '%', blanks or the byte 0xa0")
         } else {
             Ok(())
         }
@@ -254,7 +255,20 @@ mod tests {
             assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
         }
         assert!("eth0".parse::<Ifname>().is_ok());
-        for bad in ["", ".", "..", "a/b", "a:b", "a b", "0123456789abcdef"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a:b",
+            "a b",
+            "eth%d",
+            "a%",
+            "\u{e0}",
+            "a\u{a0}",
+            "a\u{b}",
+            "0123456789abcdef",
+        ] {
             assert!(bad.parse::<Ifname>().is_err(), "{bad:?}");
         }
     }

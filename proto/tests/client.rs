@@ -193,3 +193,37 @@ fn retrying_ends_with_its_window() {
     let took = boottime() - start;
     assert!(took >= SHORT / 3 && took < SHORT * 2, "{took:?}");
 }
+
+#[test]
+fn each_absence_has_a_window_of_its_own_within_the_deadline() {
+    let (_folder, path) = place();
+    let socket = path.clone();
+    let server = thread::spawn(move || {
+        // Served for longer than the window, twice, and lost each time; then answered.
+        for _ in 0..2 {
+            let listener = UnixListener::bind(&socket).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            read_request(&mut stream);
+            thread::sleep(SHORT * 2);
+            std::fs::remove_file(&socket).unwrap();
+            drop((listener, stream));
+            thread::sleep(SHORT / 3);
+        }
+        let (mut stream, _) = UnixListener::bind(&socket).unwrap().accept().unwrap();
+        read_request(&mut stream);
+        stream.write_all(&frame::encode(&Reply::new(Outcome::Done)).unwrap()).unwrap();
+    });
+    while !path.exists() {
+        thread::yield_now();
+    }
+    let patience = Patience::since(boottime(), LONG, SHORT);
+    let reply = call_with_retry(&path, &mut status(), None, patience).unwrap();
+    assert_eq!(reply.outcome, Outcome::Done);
+    server.join().unwrap();
+
+    let start = boottime();
+    std::fs::remove_file(&path).unwrap();
+    let error = call_with_retry(&path, &mut status(), None, Patience::since(start, SHORT, LONG)).unwrap_err();
+    assert!(error.is_absence());
+    assert!(boottime() - start < SHORT * 2, "the deadline bounds it");
+}

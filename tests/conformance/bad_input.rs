@@ -6,8 +6,7 @@ use eni_tests::node::Node;
 use eni_tests::programs::plugin;
 use eni_tests::sandbox::Sandbox;
 use serde_json::json;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 fn refused(answer: &Answer, code: u64, words: &[&str]) {
@@ -17,7 +16,7 @@ fn refused(answer: &Answer, code: u64, words: &[&str]) {
     }
 }
 
-fn unchanged(node: &Node) {
+pub(crate) fn unchanged(node: &Node) {
     // A refused ADD that had been begun is undone; the reaper takes its record a moment later.
     eni_tests::wait::until("no attachment is left", || node.ask("attachments") == json!([]));
     assert_eq!(node.ask("status")["pool"]["allocated"], 0);
@@ -36,6 +35,8 @@ fn cni_bad_environment_and_configuration_are_named() {
         ("CNI_IFNAME", "0123456789abcdef"),
         ("CNI_IFNAME", "a/b"),
         ("CNI_IFNAME", ".."),
+        ("CNI_IFNAME", "eth%d"),
+        ("CNI_IFNAME", "\u{e0}"),
         ("CNI_ARGS", "A=1;B"),
         ("CNI_ARGS", "A=1=2"),
     ] {
@@ -86,6 +87,54 @@ fn cni_a_megabyte_of_annotations_and_upper_case_ids_are_legal() {
     assert_eq!(node.ask("attachments")[0]["container"], "ABC-Def_1.2");
     let too_much = vec![b' '; 5 << 20];
     refused(&Call::new(&node, "DEL").of("c2", "").stdin(&too_much).run(), 6, &["limit"]);
+    // Those of our own prefix travel: a quarter of a megabyte is the most.
+    let own = json!({ "io.kubernetes.cri.pod-annotations": { "eni-cni.io/x": "y".repeat(300 << 10) } });
+    let call = Call::new(&node, "ADD").of("c2", &sandbox.path()).conf("runtimeConfig", own);
+    refused(&call.run(), 7, &["too large", "eni-cni.io/"]);
+}
+
+#[test]
+fn cni_an_error_has_the_version_that_was_asked_for() {
+    let node = node(2);
+    let sandbox = Sandbox::new();
+    for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        for verb in ["ADD", "DEL"] {
+            let call = || Call::new(&node, verb).of("c1", &sandbox.path()).conf("cniVersion", json!(version));
+            let own = format!("/run/netns/{}", node.netns("node"));
+            let mut cases = vec![
+                (call().env("CNI_CONTAINERID", "-c"), 4),
+                (call().env("CNI_IFNAME", "a/b"), 4),
+                (call().env("CNI_NETNS", &own), 8),
+                (call().conf("name", json!("a b")), 7),
+                (call().conf("name", json!("n".repeat(180))), 4),
+            ];
+            if verb == "ADD" {
+                cases.extend([
+                    (call().env("CNI_NETNS", "/run/netns/never-was"), 8),
+                    (call().conf("mtu", json!(5)), 7),
+                    (call().conf("mode", json!("exclusive")), 2),
+                ]);
+            }
+            for (call, code) in cases {
+                let answer = call.run();
+                refused(&answer, code, &[]);
+                let error = answer.json();
+                let told = &error["cniVersion"];
+                // Where the environment is refused, the configuration was not read.
+                let wanted =
+                    if answer.stdout.contains("CNI_CONTAINERID:") || answer.stdout.contains("CNI_IFNAME:") {
+                        "1.0.0"
+                    } else {
+                        version
+                    };
+                assert_eq!(told, wanted, "{verb} {}", answer.stdout);
+                assert!(error["msg"].as_str().is_some_and(|msg| !msg.is_empty()), "{error}");
+            }
+        }
+    }
+    let newer = Call::new(&node, "ADD").of("c1", &sandbox.path()).conf("cniVersion", json!("2.0.0")).run();
+    refused(&newer, 1, &["2.0.0"]);
+    unchanged(&node);
 }
 
 #[test]
@@ -111,32 +160,5 @@ fn cni_a_caller_that_is_not_root_is_told_so() {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("\"code\":4") && text.contains("root"), "{text}");
-    unchanged(&node);
-}
-
-#[test]
-fn cni_bad_frames_are_refused_and_others_are_served() {
-    let node = node(2);
-    let send = |bytes: &[u8]| {
-        let mut stream = UnixStream::connect(node.socket()).expect("ipamd listens");
-        let _ = stream.write_all(bytes);
-        let _ = stream.shutdown(std::net::Shutdown::Write);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
-    };
-    let frame = |body: &str| [&(body.len() as u32).to_be_bytes()[..], body.as_bytes()].concat();
-    assert!(send(&[0, 0, 0, 0]).contains("\"code\":6"));
-    assert!(send(&[0xff; 8]).contains("limit"));
-    assert!(send(&frame("{")).contains("\"code\":6"));
-    assert!(send(&frame(r#"{"proto_version":1,"call":{"fly":{}}}"#)).contains("fly"));
-    assert!(send(&frame(r#"{"proto_version":99,"call":{"status":{"newer":1}}}"#)).contains("done"));
-    let key = r#"{"network":"vpc","container":"c","ifname":"eth0"}"#;
-    let add = format!(r#"{{"proto_version":1,"call":{{"add":{{"key":{key},"netns":"/x"}}}}}}"#);
-    assert!(send(&frame(&add)).contains("descriptor"), "an ADD without its descriptor");
-    send(&frame(&add)[..10]);
-    let silent: Vec<UnixStream> = (0..50).map(|_| UnixStream::connect(node.socket()).unwrap()).collect();
-    Call::new(&node, "STATUS").ok();
-    drop(silent);
     unchanged(&node);
 }

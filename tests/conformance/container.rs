@@ -106,7 +106,10 @@ fn cni_a_full_pool_says_why_at_once() {
     let sandboxes: Vec<Sandbox> = (0..3).map(|_| Sandbox::new()).collect();
     add(&node, "c0", &sandboxes[0]);
     add(&node, "c1", &sandboxes[1]);
-    let refused = Call::new(&node, "ADD").of("c2", &sandboxes[2].path()).run();
+    // Its deadline is 90 s away: an ADD that waited for it would not have ended by then.
+    let mut refused = Call::new(&node, "ADD").of("c2", &sandboxes[2].path()).start();
+    wait::until("it is answered, long before its deadline", || refused.has_ended());
+    let refused = refused.end();
     assert_eq!(refused.error(), 11);
     let text = refused.stdout;
     assert!(text.contains("2 addresses are allocated") && text.contains("carries 1 ENIs"), "{text}");

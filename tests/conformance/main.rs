@@ -8,6 +8,7 @@
 mod bad_input;
 mod container;
 mod service;
+mod sockets;
 
 /// A node for one test.
 fn node(secondary: u32) -> eni_tests::node::Node {

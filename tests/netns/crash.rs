@@ -2,10 +2,11 @@
 
 use crate::node;
 use eni_tests::cni::{Call, add, del};
-use eni_tests::node::Node;
+use eni_tests::node::{Node, Options};
 use eni_tests::sandbox::Sandbox;
 use eni_tests::traffic::ping;
 use eni_tests::wait;
+use nix::sys::signal::Signal;
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -64,6 +65,126 @@ fn netns_a_stream_of_adds_does_not_notice_restarts() {
         add(&node, &format!("c{n}"), &sandbox);
         del(&node, &format!("c{n}"), &sandbox.path());
     }
+    nothing_left(&node);
+}
+
+/// ADDs that are under way when ipamd is ended by a signal, and another one is started: every one succeeds. How many
+/// plugins waited for their answer at that moment.
+fn signalled_among_adds(node: &mut Node, signal: Signal, round: usize) -> usize {
+    let sandboxes: Vec<Sandbox> = (0..16).map(|_| Sandbox::new()).collect();
+    let name = |n: usize| format!("s{round}-{n}");
+    let calls =
+        sandboxes.iter().enumerate().map(|(n, s)| Call::new(node, "ADD").of(&name(n), &s.path()).start());
+    // They come all at once: ipamd is held until the last has connected.
+    node.signal_ipamd(Signal::SIGSTOP);
+    let mut running: Vec<_> = calls.collect();
+    wait::until("all have connected", || {
+        let sockets =
+            node.sh("node", &format!("grep -c {}/cni.sock /proc/net/unix", node.run_dir().display()));
+        sockets.is_ok_and(|count| count.trim().parse::<usize>().is_ok_and(|count| count > 16))
+    });
+    node.signal_ipamd(Signal::SIGCONT);
+    while node.http("GET", "/v1/attachments").1.contains("\"data\":[]") {}
+    node.signal_ipamd(signal);
+    let waiting = running.iter_mut().map(|call| usize::from(!call.has_ended())).sum();
+    node.stop_ipamd();
+    node.start_ipamd();
+    let mut held = BTreeSet::new();
+    for (sandbox, running) in sandboxes.iter().zip(running) {
+        let answer = running.end();
+        assert_eq!(answer.code, Some(0), "{signal}: {}", answer.stdout);
+        assert_eq!(sandbox.address("eth0"), Some(answer.address()), "{signal}");
+        assert!(held.insert(answer.address()), "{} has two holders", answer.address());
+    }
+    node.wait_ready();
+    for (n, sandbox) in sandboxes.iter().enumerate() {
+        del(node, &name(n), &sandbox.path());
+    }
+    nothing_left(node);
+    waiting
+}
+
+#[test]
+fn netns_adds_in_flight_survive_sigterm_and_kill() {
+    // What was half-made cools for a moment: there are addresses for all of them twice.
+    let options = Options { instance_type: "m5.24xlarge", secondary: 49, ..Options::default() };
+    let mut node = Node::new(&options);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let waiting: usize = (0..3).map(|round| signalled_among_adds(&mut node, signal, round)).sum();
+        assert!(waiting > 0, "{signal} came among them");
+    }
+    assert!(node.log().contains("whole=true"), "SIGTERM was an orderly end");
+}
+
+#[test]
+fn netns_adds_that_wait_survive_sigterm_and_kill() {
+    let mut node = Node::without_ipamd(&Options { secondary: 9, ..Options::default() });
+    // Nothing is known of the cloud: every ADD waits.
+    node.cloud_fault("InstanceIdentity", "InternalError", 1_000_000);
+    node.start_ipamd();
+    let sandboxes: Vec<Sandbox> = (0..4).map(|_| Sandbox::new()).collect();
+    let calls = sandboxes
+        .iter()
+        .enumerate()
+        .map(|(n, s)| Call::new(&node, "ADD").of(&format!("w{n}"), &s.path()).start());
+    let running: Vec<_> = calls.collect();
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        wait::until("all wait", || {
+            node.ipamctl(&["--output", "json", "status"]).err().is_none_or(|(code, _)| code == Some(1))
+                && node.metric("eni_ipamd_adds_under_way", "") >= 4.0
+        });
+        node.signal_ipamd(signal);
+        node.stop_ipamd();
+        node.start_ipamd();
+    }
+    wait::until("all wait again", || {
+        node.run_dir().join("debug.sock").exists()
+            && node.ipamctl(&["enis"]).is_ok()
+            && node.metric("eni_ipamd_adds_under_way", "") >= 4.0
+    });
+    node.cloud_fault("InstanceIdentity", "", 0);
+    for (sandbox, running) in sandboxes.iter().zip(running) {
+        let answer = running.end();
+        assert_eq!(answer.code, Some(0), "{}", answer.stdout);
+        assert_eq!(sandbox.address("eth0"), Some(answer.address()));
+    }
+}
+
+#[test]
+fn netns_a_plugin_killed_at_any_system_call_of_del_leaves_all_or_nothing() {
+    let node = node(29);
+    let sandbox = Sandbox::new();
+    let mut finished = 0;
+    for number in 1..80 {
+        let id = format!("d{number}");
+        let address = add(&node, &id, &sandbox);
+        let inject = format!("inject=all:signal=KILL:when={number}");
+        let answer = Call::new(&node, "DEL")
+            .of(&id, &sandbox.path())
+            .by(&["strace", "-qq", "-o", "/dev/null", "-e", &inject])
+            .run();
+        let state = || {
+            let all = node.ask("attachments");
+            let one = all.as_array()?.iter().find(|a| a["container"] == id)?;
+            one["state"].as_str().map(str::to_owned)
+        };
+        if answer.code == Some(0) {
+            finished += 1;
+            assert!(matches!(state().as_deref(), None | Some("dying")), "it was answered");
+        }
+        // As it was, with its address; or taken off, to the end: ipamd does not need the plugin for that.
+        wait::until("whole or taken off", || match state().as_deref() {
+            Some("live") => sandbox.address("eth0") == Some(address),
+            Some(_) => false,
+            None => sandbox.address("eth0").is_none(),
+        });
+        del(&node, &id, &sandbox.path());
+        wait::until("taken off", || sandbox.address("eth0").is_none());
+        if finished > 2 {
+            break;
+        }
+    }
+    assert!(finished > 2, "the last kills come after the plugin's last system call");
     nothing_left(&node);
 }
 

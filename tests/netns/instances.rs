@@ -55,6 +55,21 @@ fn netns_a_second_ipamd_waits_names_the_first_and_serves_after_it() {
 }
 
 #[test]
+fn netns_a_second_ipamd_serves_after_the_first_was_killed() {
+    let mut node = node(5);
+    let sandbox = Sandbox::new();
+    let address = add(&node, "c1", &sandbox);
+    let second = Second::start(&node, &[]);
+    wait::until("the second waits", || second.log().contains("process id"));
+    node.kill_ipamd();
+    wait::until("the second serves", || node.ipamctl(&["status"]).is_ok());
+    assert_eq!(node.ask("status")["pid"], second.child.id());
+    assert_eq!(Call::new(&node, "ADD").of("c1", &sandbox.path()).pod("c1").ok().address(), address);
+    let other = Sandbox::new();
+    assert_ne!(add(&node, "c2", &other), address);
+}
+
+#[test]
 fn netns_a_second_ipamd_takes_over_when_told_to() {
     let node = node(5);
     let sandbox = Sandbox::new();

@@ -9,6 +9,7 @@
 mod crash;
 mod instances;
 mod paths;
+mod process;
 mod spoof;
 mod store;
 

@@ -1,12 +1,17 @@
 //! Every path of one ENI, by ICMP, UDP and TCP, with the source that the server must see.
 
 use crate::node;
-use eni_tests::cni::{add, del};
+use eni_tests::cni::{Call, add, del};
 use eni_tests::node::Node;
 use eni_tests::sandbox::Sandbox;
-use eni_tests::traffic::{Connection, Echo, inside, ping, tcp, udp};
+use eni_tests::traffic::{Connection, Echo, inside, ping, spawn, tcp, udp};
 use eni_tests::wait;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+use std::time::Duration;
 
 /// One path: from, to, and the source that the server must see.
 struct Path<'a> {
@@ -141,4 +146,74 @@ fn netns_a_released_address_is_not_reached_by_its_last_holders_flow() {
     let (a, b) = (add(&node, "two", &two), Sandbox::new());
     let c = add(&node, "three", &b);
     assert!(a == first || c == first);
+}
+
+/// A UDP server on a port that is wanted: it tells what it got, and answers nothing.
+fn listen(sandbox: &Sandbox, port: u16) -> Receiver<String> {
+    let (ready, started) = sync_channel(1);
+    let (tell, told) = sync_channel(1024);
+    spawn(sandbox.name(), move || {
+        let socket =
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free in a new sandbox");
+        ready.send(()).expect("the starter waits");
+        let mut buffer = [0u8; 64];
+        while let Ok((length, _)) = socket.recv_from(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if tell.send(text).is_err() {
+                return;
+            }
+        }
+    });
+    started.recv().expect("the server starts");
+    told
+}
+
+#[test]
+fn netns_a_flow_to_a_released_address_is_not_delivered_to_its_next_holder() {
+    const PORT: u16 = 4000;
+    let node = node(1);
+    let one = Sandbox::new();
+    let address = add(&node, "one", &one);
+    // As kube-proxy does: the node's port leads to the sandbox, by an entry of conntrack that outlives the rule.
+    node.sh(
+        "node",
+        &format!(
+            "nft 'add table ip svc; add chain ip svc pre {{ type nat hook prerouting priority -100; }}; \
+             add rule ip svc pre udp dport 30000 dnat to {address}:{PORT}'"
+        ),
+    )
+    .unwrap();
+    let got = listen(&one, PORT);
+    let (target, stop) = (node.address("node_address"), Arc::new(AtomicBool::new(false)));
+    let ended = stop.clone();
+    let flow = spawn(&node.netns("peer"), move || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+        while !ended.load(Ordering::Relaxed) {
+            // "Port unreachable" is told to the next call: it goes on all the same, as such a client does.
+            let _ = socket.send_to(b"old", (target, 30000));
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    assert_eq!(got.recv_timeout(wait::PATIENCE).as_deref(), Ok("old"), "the flow reaches the first holder");
+    node.sh("node", "nft delete table ip svc").unwrap();
+    while got.try_recv().is_ok() {}
+    assert_eq!(got.recv_timeout(wait::PATIENCE).as_deref(), Ok("old"), "also without the rule");
+    del(&node, "one", &one.path());
+    let two = Sandbox::new();
+    let got = listen(&two, PORT);
+    wait::until("the next holder has the address", || {
+        Call::new(&node, "ADD").of("two", &two.path()).run().code == Some(0)
+    });
+    assert_eq!(two.address("eth0"), Some(address));
+    let peer = node.netns("peer");
+    for _ in 0..20 {
+        // What was sent later to the address itself arrives; the old flow's packets would have come between.
+        inside(&peer, move || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+            socket.send_to(b"new", (address, PORT)).expect("it is sent");
+        });
+        assert_eq!(got.recv_timeout(wait::PATIENCE).as_deref(), Ok("new"));
+    }
+    stop.store(true, Ordering::Relaxed);
+    flow.join().expect("the flow's thread");
 }

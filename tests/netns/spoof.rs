@@ -9,18 +9,26 @@ use std::net::{Ipv4Addr, UdpSocket};
 #[test]
 fn netns_forged_sources_reach_nobody_whatever_all_rp_filter_is() {
     let node = node(5);
-    let (one, two) = (Sandbox::new(), Sandbox::new());
+    let (one, two, three) = (Sandbox::new(), Sandbox::new(), Sandbox::new());
     let own = add(&node, "one", &one);
     let neighbour = add(&node, "two", &two);
+    let other = add(&node, "three", &three);
     let free = Ipv4Addr::new(10, 0, 1, 14);
     for forged in [neighbour, free] {
         one.sh(&format!("ip addr add {forged}/32 dev eth0")).unwrap();
     }
-    let targets = [("peer", node.address("peer_address")), ("node", node.address("node_address"))];
-    let servers = targets.map(|(role, _)| Echo::start(&node.netns(role)));
+    let primary = node.address("node_address");
+    // Where, its namespace, its address, and the source that it must see.
+    let targets = [
+        ("peer", node.netns("peer"), node.address("peer_address"), own),
+        ("node", node.netns("node"), primary, own),
+        ("other sandbox", three.name().to_owned(), other, own),
+        ("internet", node.netns("internet"), node.address("internet_address"), primary),
+    ];
+    let servers: Vec<Echo> = targets.iter().map(|(_, netns, ..)| Echo::start(netns)).collect();
     for all in [0, 1, 2] {
         node.sh("node", &format!("sysctl -qw net.ipv4.conf.all.rp_filter={all}")).unwrap();
-        for ((role, target), server) in targets.iter().zip(&servers) {
+        for ((role, _, target, source), server) in targets.iter().zip(&servers) {
             assert!(ping(one.name(), *target, Some(own)), "its own address works (all.rp_filter {all})");
             server.seen();
             for forged in [neighbour, free] {
@@ -38,7 +46,7 @@ fn netns_forged_sources_reach_nobody_whatever_all_rp_filter_is() {
                     socket.recv_from(&mut [0; 64]).is_ok()
                 });
                 assert!(answered);
-                assert_eq!(server.seen(), [own], "{forged} reached the {role} (all.rp_filter {all})");
+                assert_eq!(server.seen(), [*source], "{forged} reached the {role} (all.rp_filter {all})");
             }
         }
     }

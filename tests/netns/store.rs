@@ -79,3 +79,29 @@ fn netns_a_deleted_store_is_rebuilt_from_the_links() {
     eni_tests::cni::del(&node, "c1", &sandbox.path());
     wait::until("it is gone", || sandbox.address("eth0").is_none());
 }
+
+#[test]
+fn netns_a_store_of_a_newer_schema_is_left_as_it_is() {
+    let mut node = Node::new(&Options { secondary: 5, ..Options::default() });
+    let sandbox = Sandbox::new();
+    add(&node, "c1", &sandbox);
+    node.stop_ipamd();
+    let path = node.run_dir().join("ipamd.redb");
+    let sound = fs::read(&path).unwrap();
+    let (known, newer) = (b"schema\0\0\0\x01", b"schema\0\0\0\x02");
+    let mut changed = sound.clone();
+    let places: Vec<usize> =
+        (0..sound.len() - known.len()).filter(|at| sound[*at..].starts_with(known)).collect();
+    assert!(!places.is_empty(), "the schema's number is found");
+    for at in places {
+        changed[at..at + newer.len()].copy_from_slice(newer);
+    }
+    fs::write(&path, &changed).unwrap();
+    let log = reason(&mut node);
+    assert!(log.contains("schema 2") && log.contains("start the newer ipamd again"), "{log}");
+    assert!(!log.contains("damaged"), "{log}");
+    fs::write(&path, &sound).unwrap();
+    node.start_ipamd();
+    node.wait_ready();
+    assert_eq!(node.ask("attachments")[0]["state"], "live", "the older file serves as before");
+}

@@ -16,8 +16,12 @@ struct Pair {
     view: LinkView,
     sandbox: NetnsCookie,
     sandbox_name: String,
-    address: Ipv4Addr,
+    address: Option<Ipv4Addr>,
 }
+
+/// The messages of a wire, as far as they can be told apart here: the pair, the sandbox's address, the host's alias, its
+/// neighbour, the route.
+pub(crate) const WIRE_MESSAGES: usize = 5;
 
 /// The kernel.
 #[derive(Debug, Clone, Default)]
@@ -90,7 +94,12 @@ impl FakeKernel {
 
     /// The addresses inside sandboxes, by host link.
     pub(crate) fn sandbox_addresses(&self) -> Vec<(u32, Ipv4Addr)> {
-        self.pairs.iter().map(|(ifindex, pair)| (*ifindex, pair.address)).collect()
+        self.pairs.iter().filter_map(|(ifindex, pair)| Some((*ifindex, pair.address?))).collect()
+    }
+
+    /// The group of a sandbox's host link.
+    pub(crate) fn group_of(&self, ifindex: u32) -> Option<u32> {
+        self.pairs.get(&ifindex).map(|pair| pair.view.group)
     }
 
     fn delete(&mut self, ifindex: u32) {
@@ -126,6 +135,70 @@ impl FakeKernel {
         taken.then_some(WireError::IfindexTaken { ifindex: spec.ifindex })
     }
 
+    /// The first messages of a wire: what there is of it when the daemon dies then.
+    pub(crate) fn wire_part(
+        &mut self,
+        spec: &WireSpec,
+        sandbox: NetnsCookie,
+        messages: usize,
+    ) -> Result<(), WireError> {
+        for ifindex in &spec.delete_first {
+            let eni = (ENI_GROUP..ENI_GROUP + 0x80).contains(&self.link_mut(*ifindex).map_or(0, |l| l.group));
+            if !eni {
+                self.delete(*ifindex);
+            }
+        }
+        if let Some(error) = self.refuse(spec, sandbox) {
+            return Err(error);
+        }
+        if messages < 1 {
+            return Ok(());
+        }
+        let (up, alias) = if messages < 3 { (false, String::new()) } else { (true, spec.alias.clone()) };
+        let view = LinkView {
+            ifindex: spec.ifindex,
+            name: spec.host_name.to_string(),
+            mac: Some(spec.host_mac),
+            group: spec.group,
+            alias,
+            up,
+            mtu: spec.mtu,
+            kind: "veth".into(),
+            inet: POD_INET,
+        };
+        let sandbox_name = spec.sandbox_name.to_string();
+        let address = (messages >= 2).then_some(spec.address);
+        self.pairs.insert(spec.ifindex, Pair { view, sandbox, sandbox_name, address });
+        if messages >= 4 {
+            self.neighbours.push(NeighbourView {
+                ifindex: spec.ifindex,
+                address: spec.address,
+                mac: spec.sandbox_mac,
+                permanent: true,
+            });
+        }
+        if messages >= 5 {
+            self.put_route(RouteView {
+                destination: Ipv4Net::from(spec.address),
+                metric: 0,
+                action: RouteAction::Device { ifindex: spec.ifindex },
+                prefsrc: spec.prefsrc,
+                protocol: PROTOCOL,
+            });
+        }
+        Ok(())
+    }
+
+    /// Taking off: the route goes, and with `whole` the link joins the dying group.
+    pub(crate) fn unwire_part(&mut self, spec: &UnwireSpec, whole: bool) {
+        let action = RouteAction::Device { ifindex: spec.ifindex };
+        self.routes.retain(|r| r.action != action || !spec.addresses.contains(&r.destination.addr()));
+        let named = |p: &&mut Pair| p.view.name == spec.host_name.as_str();
+        if let Some(pair) = self.pairs.values_mut().find(named).filter(|_| whole) {
+            pair.view.group = DYING_GROUP;
+        }
+    }
+
     fn put_route(&mut self, route: RouteView) {
         self.routes.retain(|r| r.destination != route.destination || r.metric != route.metric);
         self.routes.push(route);
@@ -136,51 +209,11 @@ impl HostKernel for FakeKernel {
     type Sandbox = NetnsCookie;
 
     fn wire(&mut self, spec: &WireSpec, sandbox: &NetnsCookie) -> Result<(), WireError> {
-        for ifindex in &spec.delete_first {
-            let eni = (ENI_GROUP..ENI_GROUP + 0x80).contains(&self.link_mut(*ifindex).map_or(0, |l| l.group));
-            if !eni {
-                self.delete(*ifindex);
-            }
-        }
-        if let Some(error) = self.refuse(spec, *sandbox) {
-            return Err(error);
-        }
-        let view = LinkView {
-            ifindex: spec.ifindex,
-            name: spec.host_name.to_string(),
-            mac: Some(spec.host_mac),
-            group: spec.group,
-            alias: spec.alias.clone(),
-            up: true,
-            mtu: spec.mtu,
-            kind: "veth".into(),
-            inet: POD_INET,
-        };
-        let sandbox_name = spec.sandbox_name.to_string();
-        self.pairs
-            .insert(spec.ifindex, Pair { view, sandbox: *sandbox, sandbox_name, address: spec.address });
-        self.neighbours.push(NeighbourView {
-            ifindex: spec.ifindex,
-            address: spec.address,
-            mac: spec.sandbox_mac,
-            permanent: true,
-        });
-        self.put_route(RouteView {
-            destination: Ipv4Net::from(spec.address),
-            metric: 0,
-            action: RouteAction::Device { ifindex: spec.ifindex },
-            prefsrc: spec.prefsrc,
-            protocol: PROTOCOL,
-        });
-        Ok(())
+        self.wire_part(spec, *sandbox, WIRE_MESSAGES)
     }
 
     fn unwire(&mut self, spec: &UnwireSpec) -> Result<(), HostStepError> {
-        let action = RouteAction::Device { ifindex: spec.ifindex };
-        self.routes.retain(|r| r.action != action || !spec.addresses.contains(&r.destination.addr()));
-        if let Some(link) = self.link_mut(spec.ifindex) {
-            link.group = DYING_GROUP;
-        }
+        self.unwire_part(spec, true);
         Ok(())
     }
 
@@ -188,8 +221,9 @@ impl HostKernel for FakeKernel {
         let mut reaped = Reaped::default();
         for link in links {
             match self.pairs.get(&link.ifindex) {
+                // Another attachment's: the one that is asked for is gone.
                 Some(pair) if !pair.view.alias.is_empty() && pair.view.alias != link.alias => {
-                    reaped.kept.push((link.ifindex, "another alias".to_owned()));
+                    reaped.gone.push(link.ifindex);
                 }
                 _ => {
                     self.delete(link.ifindex);

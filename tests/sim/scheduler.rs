@@ -3,6 +3,7 @@
 //! Owns the random choice, the effects in flight (the store's in order, the others in any), the virtual clock, the
 //! crash and the restart, and the truth about what was answered to whom. Does not carry effects out: `world` does.
 
+use crate::kernel::WIRE_MESSAGES;
 use crate::world::{Fault, World};
 use eni_proto::ids::{AttachmentKey, NetnsCookie};
 use eni_proto::reply;
@@ -384,7 +385,13 @@ impl History {
             if commit {
                 store_open &= happens;
             }
-            if happens && (!commit || store_open) {
+            if !happens || (commit && !store_open) {
+                continue;
+            }
+            if !commit && self.dice.chance(40) {
+                let messages = self.dice.roll(WIRE_MESSAGES);
+                self.world.carry_out_part(&effect, messages);
+            } else {
                 self.world.carry_out(&effect, Fault::None);
             }
         }
@@ -452,6 +459,8 @@ impl History {
                 .iter()
                 .any(|(ifindex, address)| *ifindex == record.host_ifindex && *address == promise.address);
             assert!(link, "{key} is alive and has lost its link\n{:#?}", self.trace);
+            let dying = self.world.kernel.group_of(record.host_ifindex) == Some(DYING_GROUP);
+            assert!(!dying, "{key} is alive and its link is in the dying group\n{:#?}", self.trace);
         }
     }
 

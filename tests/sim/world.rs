@@ -191,6 +191,29 @@ impl World {
     }
 }
 
+impl World {
+    /// What there is of an effect when the daemon dies in the middle of it: its first messages.
+    pub(crate) fn carry_out_part(&mut self, effect: &Effect, messages: usize) {
+        match &effect.kind {
+            EffectKind::Wire(spec) => {
+                let sandbox = effect.op.and_then(|op| self.sandboxes.get(&op.0)).copied();
+                if let Some(sandbox) = sandbox {
+                    // Whether it was refused is nobody's to know any more.
+                    let _ = self.kernel.wire_part(spec, sandbox, messages);
+                }
+            }
+            EffectKind::Unwire(spec) => self.kernel.unwire_part(spec, messages > 1),
+            EffectKind::Reap(links) => {
+                self.kernel.reap(&links[..links.len().min(messages)]);
+            }
+            EffectKind::ApplyHost(steps) => {
+                self.kernel.apply(&steps[..steps.len().min(messages)]);
+            }
+            _ => {}
+        }
+    }
+}
+
 fn refused(made: bool) -> WireError {
     WireError::Refused { step: WireStep::HostBatch, errno: 105, text: "ENOBUFS".into(), made }
 }

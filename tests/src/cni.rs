@@ -136,6 +136,11 @@ impl Running {
         self.child.id()
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it was started").is_some()
+    }
+
     /// Waits for its end.
     pub fn end(self) -> Answer {
         let output = self.child.wait_with_output().expect("it was started");

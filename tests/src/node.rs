@@ -33,6 +33,8 @@ pub struct Options {
     pub log: &'static str,
     /// More arguments of `embedded-vpc run`.
     pub vpc_args: &'static [&'static str],
+    /// Where `/metrics` is served over TCP; empty: nowhere.
+    pub metrics_listen: &'static str,
     /// Lines that are added to ipamd's configuration.
     pub config: String,
 }
@@ -45,6 +47,7 @@ impl Default for Options {
             cooldown_ms: 0,
             log: "debug",
             vpc_args: &[],
+            metrics_listen: "",
             config: String::new(),
         }
     }
@@ -105,10 +108,11 @@ impl Node {
             serde_json::from_str(&line).unwrap_or_else(|e| panic!("embedded-vpc did not start: {e}"));
         let config = format!(
             "[paths]\nrun_dir = \"{}\"\n[cloud]\ncontrol = \"{}\"\n[pool]\ncooldown_ms = {}\n\
-             [metrics]\nlisten = \"\"\n[timing]\npoll_ms = 50\n[log]\nlevel = \"{}\"\n{}",
+             [metrics]\nlisten = \"{}\"\n[timing]\npoll_ms = 50\n[log]\nlevel = \"{}\"\n{}",
             run_dir.display(),
             control.display(),
             options.cooldown_ms,
+            options.metrics_listen,
             options.log,
             options.config
         );
@@ -142,8 +146,34 @@ impl Node {
 
     /// Starts ipamd; it is not waited for.
     pub fn start_ipamd(&mut self) {
+        self.start_ipamd_by(&[]);
+    }
+
+    /// Starts ipamd by another program: `prlimit …`.
+    pub fn start_ipamd_by(&mut self, wrapper: &[&str]) {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("the log opens");
-        self.ipamd = Some(self.ipamd_command().stderr(log).spawn().expect("ipamd starts"));
+        let ipamd = self.ipamd_command();
+        let words = wrapper.iter().map(AsRef::as_ref).chain([ipamd.get_program()]).chain(ipamd.get_args());
+        let words: Vec<_> = words.collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).stdin(Stdio::null()).stderr(log);
+        self.ipamd = Some(command.spawn().expect("ipamd starts"));
+    }
+
+    /// Starts ipamd with another stderr.
+    pub fn start_ipamd_saying(&mut self, stderr: impl Into<Stdio>) {
+        self.ipamd = Some(self.ipamd_command().stderr(stderr).spawn().expect("ipamd starts"));
+    }
+
+    /// A signal to ipamd; it is not waited for.
+    pub fn signal_ipamd(&self, signal: Signal) {
+        kill(pid(self.ipamd.as_ref().expect("ipamd runs")), signal).expect("it is sent");
+    }
+
+    /// SIGTERM, and the code that it ends with.
+    pub fn terminate_ipamd(&mut self) -> Option<i32> {
+        self.signal_ipamd(Signal::SIGTERM);
+        self.ipamd.take().and_then(|mut ipamd| ipamd.wait().expect("it was started").code())
     }
 
     /// Waits until ADDs are served.
@@ -250,14 +280,24 @@ impl Node {
 
     /// Asks `debug.sock`: the status and the body.
     pub fn http(&self, method: &str, path: &str) -> (u16, String) {
-        let mut stream = UnixStream::connect(self.run_dir().join("debug.sock")).expect("debug.sock is there");
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: ipamd\r\nConnection: close\r\n\r\n")
-            .expect("it is sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: ipamd\r\nConnection: close\r\n\r\n");
+        let answer = self.debug_bytes(request.as_bytes(), false);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
         (status.unwrap_or_else(|| panic!("no HTTP: {answer:?}")), body.to_owned())
+    }
+
+    /// Sends these bytes to `debug.sock`, with an end after them when they are `all`; what comes back.
+    pub fn debug_bytes(&self, bytes: &[u8], all: bool) -> String {
+        let mut stream = UnixStream::connect(self.run_dir().join("debug.sock")).expect("debug.sock is there");
+        // A server that closes at once has its reasons.
+        let _ = stream.write_all(bytes);
+        if all {
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+        }
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// A metric's value: the sum over its labels that contain `label`.

@@ -89,6 +89,10 @@ fn unit(source: &Source) -> Vec<String> {
         if key.starts_with("Exec") && !value.starts_with('/') {
             broken.push(format!("line {number}: {key} needs an absolute path"));
         }
+        // ipamd is never given up on; systemd reads the key in [Unit] alone.
+        if key == "StartLimitIntervalSec" && (section, value) != (Some("Unit"), "0") {
+            broken.push(format!("line {number}: StartLimitIntervalSec=0 belongs into [Unit]"));
+        }
         // What the daemon is tested with: nothing more may slip in.
         if key == "CapabilityBoundingSet" && value != "CAP_NET_ADMIN" {
             broken.push(format!("line {number}: the daemon has CAP_NET_ADMIN alone"));
@@ -99,8 +103,10 @@ fn unit(source: &Source) -> Vec<String> {
             broken.push(format!("[{wanted}] is missing"));
         }
     }
-    if !source.text.contains("\nCapabilityBoundingSet=") {
-        broken.push("CapabilityBoundingSet is missing".to_owned());
+    for wanted in ["CapabilityBoundingSet", "StartLimitIntervalSec"] {
+        if !source.text.contains(&format!("\n{wanted}=")) {
+            broken.push(format!("{wanted} is missing"));
+        }
     }
     broken
 }
@@ -121,7 +127,11 @@ fn tidy_bad_conf_is_found() {
         ("conf/20-x.conflist", r#"{"cniVersion": "1.0.0", "plugins": []}"#, 4),
         ("conf/05-x.conflist", "{", 1),
         ("conf/sysctl.d/x.conf", "net.ipv4.no_such = 1\nhello\nnet.ipv4.ip_forward = yes\n", 3),
-        ("conf/systemd/x.service", "A=b\n[Service]\nExecStart=ipamd\nnonsense\nCapabilityBoundingSet=~\n", 6),
+        (
+            "conf/systemd/x.service",
+            "A=b\n[Service]\nExecStart=ipamd\nnonsense\nCapabilityBoundingSet=~\nStartLimitIntervalSec=0\n",
+            7,
+        ),
     ] {
         let found = broken(&Source::sample(path, text));
         assert_eq!(found.len(), count, "{path}: {found:?}");

@@ -144,7 +144,9 @@ impl WireError {
 /// DEL's part on the host: the route goes, the link joins the dying group. Idempotent: what is gone is fine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnwireSpec {
-    /// The host end's index.
+    /// The host end's name: what joins the dying group. Its number may be another link's by now.
+    pub host_name: Ifname,
+    /// The host end's index: whose routes are deleted.
     pub ifindex: u32,
     /// The addresses whose /32 is deleted.
     pub addresses: Vec<Ipv4Addr>,

@@ -217,6 +217,13 @@ pub(crate) fn set_group(ifindex: u32, group: u32) -> Vec<u8> {
     bytes(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
 }
 
+/// The group of the link that has this name: with a number beside it, the kernel would rename instead of look up.
+pub(crate) fn set_group_of(name: &str, group: u32) -> Vec<u8> {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Group(group)];
+    bytes(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
+}
+
 /// Deletes one link.
 pub(crate) fn delete_link(ifindex: u32) -> Vec<u8> {
     let mut link = LinkMessage::default();

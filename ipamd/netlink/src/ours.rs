@@ -23,27 +23,43 @@ fn has_our_name(name: &str) -> bool {
 }
 
 /// Whether a link that is in a new sandbox's way may be deleted.
-pub(crate) fn may_make_way(link: &LinkView) -> Result<(), String> {
-    if of_an_eni(link) || link.kind != "veth" {
-        return Err(format!("{} is no host end of a pod", link.name));
-    }
-    if of_a_pod(link) || Alias::parse(&link.alias).is_some() {
-        return Ok(());
-    }
-    Err(format!("{} has neither a group nor an alias of ours", link.name))
+pub(crate) fn may_make_way(link: &LinkView) -> bool {
+    let marked = of_a_pod(link) || Alias::parse(&link.alias).is_some();
+    marked && !of_an_eni(link) && link.kind == "veth"
 }
 
-/// Whether the reaper may delete a link: its alias begins with `alias`, or it is a pair of ours that was not finished
-/// and so never got one.
-pub(crate) fn may_reap(link: &LinkView, alias: &str) -> Result<(), String> {
-    if of_an_eni(link) || link.kind != "veth" {
-        return Err(format!("{} is no host end of a pod", link.name));
+/// Whose link it is that has the number of a dying one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// The dying one's: it may be deleted.
+    Ours,
+    /// Somebody else's, or another attachment's: the dying one is gone.
+    Anothers,
+    /// It has marks of ours, but not all: it is left alone, and the dying one is not taken for gone.
+    Unclear(String),
+}
+
+/// Whose link it is: the dying one's when its alias begins with `alias`, or when it is a pair of ours that was not
+/// finished and so never got one.
+pub(crate) fn whose(link: &LinkView, alias: &str) -> Whose {
+    let veth = link.kind == "veth";
+    let named = !alias.is_empty() && link.alias.starts_with(alias);
+    let (our_name, our_group) = (has_our_name(&link.name), of_a_pod(link));
+    if named {
+        return if veth && !of_an_eni(link) {
+            Whose::Ours
+        } else {
+            Whose::Unclear(format!("{} is no host end of a pod", link.name))
+        };
     }
-    let unfinished = link.alias.is_empty() && of_a_pod(link) && has_our_name(&link.name);
-    if (!alias.is_empty() && link.alias.starts_with(alias)) || unfinished {
-        return Ok(());
+    if !veth || Alias::parse(&link.alias).is_some() {
+        return Whose::Anothers;
     }
-    Err(format!("{} has another alias: {:?}", link.name, link.alias))
+    match (link.alias.is_empty(), our_name, our_group) {
+        (true, true, true) => Whose::Ours,
+        (_, false, false) => Whose::Anothers,
+        _ => Whose::Unclear(format!("{} has another alias: {:?}", link.name, link.alias)),
+    }
 }
 
 /// A host step in words.
@@ -105,24 +121,40 @@ mod tests {
     #[test]
     fn the_reaper_takes_its_alias_and_unfinished_pairs_alone() {
         let alias = "eni1 1f c eth0 1 n";
-        assert!(may_reap(&link(DYING_GROUP, alias, "veth"), alias).is_ok());
-        assert!(may_reap(&link(POD_GROUP + 1, "eni1 1f c eth0 1 n ns/pod", "veth"), alias).is_ok());
-        assert!(may_reap(&link(POD_GROUP + 1, "", "veth"), alias).is_ok());
-        assert!(may_reap(&link(DYING_GROUP, "eni1 1f c eth0 2 n", "veth"), alias).is_err());
-        assert!(may_reap(&link(DYING_GROUP, "uplink", "veth"), "").is_err());
-        assert!(may_reap(&link(0, "", "veth"), alias).is_err());
+        assert_eq!(whose(&link(DYING_GROUP, alias, "veth"), alias), Whose::Ours);
+        assert_eq!(whose(&link(POD_GROUP + 1, "eni1 1f c eth0 1 n ns/pod", "veth"), alias), Whose::Ours);
+        assert_eq!(whose(&link(POD_GROUP + 1, "", "veth"), alias), Whose::Ours);
+        let unclear = |link, alias| matches!(whose(&link, alias), Whose::Unclear(_));
+        assert!(unclear(link(DYING_GROUP, "uplink", "veth"), ""));
+        assert!(unclear(link(POD_GROUP + 1, "uplink", "veth"), alias));
         let foreign = LinkView { name: "veth0".into(), ..link(DYING_GROUP, "", "veth") };
-        assert!(may_reap(&foreign, alias).is_err(), "no alias, and not a name of ours");
-        assert!(may_reap(&link(ENI_GROUP + 1, alias, "veth"), alias).is_err());
-        assert!(may_reap(&link(DYING_GROUP, alias, ""), alias).is_err());
+        assert!(unclear(foreign, alias), "a group of ours, no alias, and not a name of ours");
+        assert!(unclear(link(0, "uplink", "veth"), alias), "our name alone");
+        assert!(unclear(link(ENI_GROUP + 1, alias, "veth"), alias));
+        assert!(unclear(link(DYING_GROUP, alias, ""), alias));
+    }
+
+    #[test]
+    fn a_number_that_somebody_else_has_says_that_ours_is_gone() {
+        let alias = "eni1 1f c eth0 1 n";
+        for (group, told, kind) in [
+            (DYING_GROUP, "eni1 1f c eth0 2 n", "veth"),
+            (0, "", "veth"),
+            (0, "uplink", "veth"),
+            (DYING_GROUP, "", "dummy"),
+            (ENI_GROUP + 1, "", ""),
+        ] {
+            let foreign = LinkView { name: "veth0".into(), ..link(group, told, kind) };
+            assert_eq!(whose(&foreign, alias), Whose::Anothers, "{group:x} {told} {kind}");
+        }
     }
 
     #[test]
     fn only_ours_makes_way() {
-        assert!(may_make_way(&link(DYING_GROUP, "", "veth")).is_ok());
-        assert!(may_make_way(&link(0, "eni1 1f c eth0 1 n", "veth")).is_ok());
-        assert!(may_make_way(&link(0, "uplink", "veth")).is_err());
-        assert!(may_make_way(&link(ENI_GROUP + 1, "eni1 1f c eth0 1 n", "veth")).is_err());
-        assert!(may_make_way(&link(DYING_GROUP, "", "")).is_err());
+        assert!(may_make_way(&link(DYING_GROUP, "", "veth")));
+        assert!(may_make_way(&link(0, "eni1 1f c eth0 1 n", "veth")));
+        assert!(!may_make_way(&link(0, "uplink", "veth")));
+        assert!(!may_make_way(&link(ENI_GROUP + 1, "eni1 1f c eth0 1 n", "veth")));
+        assert!(!may_make_way(&link(DYING_GROUP, "", "")));
     }
 }

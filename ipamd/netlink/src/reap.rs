@@ -1,63 +1,94 @@
 //! The reaper's part: dying links are deleted, then the conntrack entries of their addresses.
 //!
 //! Owns the verification of every link, the group delete and its fall-back. A group delete takes every member of the
-//! dying group; nothing but dying links of ours ever gets that group, a private number. One link is deleted by
-//! itself. At most two rtnetlink messages per link (one look, and a move or a delete) and the group delete. Does not
-//! decide when.
+//! dying group, so the links are listed first, and with a member that is not one of those to be deleted each goes by
+//! itself. A number that somebody else's link has by now says that ours is gone. At most two rtnetlink messages per
+//! link (a look or the list's share, and a move or a delete). Does not decide when.
 
 use crate::conntrack;
 use crate::dump;
 use crate::host::Host;
 use crate::message;
-use crate::ours;
+use crate::ours::{self, Whose};
+use crate::socket::CallError;
 use crate::wire;
-use ipamd_core::kernel::{DYING_GROUP, ReapLink, Reaped};
+use ipamd_core::kernel::{DYING_GROUP, LinkView, ReapLink, Reaped};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Deletes what may be deleted. A link is `gone` only when its conntrack entries are, too.
 pub(crate) fn reap(host: &mut Host, links: &[ReapLink]) -> Reaped {
     let mut kept = BTreeMap::new();
-    let (present, absent) = look(host, links, &mut kept);
-    let mut gone: Vec<u32> = absent;
-    gone.extend(delete(host, &present, &mut kept));
+    let seen = look(host, links, &mut kept);
+    let mut gone = seen.gone.clone();
+    gone.extend(delete(host, &seen, &mut kept));
     let clean = forget_connections(host, links, &gone, &mut kept);
     Reaped { gone: clean, kept: kept.into_iter().collect() }
 }
 
-/// A link that may be deleted, and whether it is in the dying group.
-type Present = Vec<(u32, bool)>;
+/// What a look has told of the links to be deleted.
+#[derive(Default)]
+struct Seen {
+    /// Those that are there, and whether each is in the dying group.
+    present: Vec<(u32, bool)>,
+    /// Those that are gone already.
+    gone: Vec<u32>,
+    /// The dying group holds nothing but those: a group delete takes nobody else.
+    group_is_ours: bool,
+}
 
-/// Which links are there to be deleted, and which are gone already.
-fn look(host: &mut Host, links: &[ReapLink], kept: &mut BTreeMap<u32, String>) -> (Present, Vec<u32>) {
-    let (mut present, mut absent) = (Vec::new(), Vec::new());
+/// Which links are there to be deleted: several by one list of all, which also tells who is in the dying group; one,
+/// or several when there is no list, each by itself.
+fn look(host: &mut Host, links: &[ReapLink], kept: &mut BTreeMap<u32, String>) -> Seen {
+    let mut seen = Seen::default();
+    if links.len() > 1
+        && let Ok(all) =
+            host.route.dump(&message::dump_links(), dump::RTM_NEWLINK, |body| dump::link(body).map(Some))
+    {
+        let dying: BTreeSet<u32> =
+            all.iter().filter(|link| link.group == DYING_GROUP).map(|link| link.ifindex).collect();
+        let mut all: BTreeMap<u32, LinkView> = all.into_iter().map(|link| (link.ifindex, link)).collect();
+        for wanted in links {
+            judge(wanted, Ok(all.remove(&wanted.ifindex)), &mut seen, kept);
+        }
+        let present: BTreeSet<u32> = seen.present.iter().map(|(ifindex, _)| *ifindex).collect();
+        seen.group_is_ours = dying.is_subset(&present);
+        return seen;
+    }
     let requests = links.iter().map(|link| message::get_link(link.ifindex)).collect();
-    let answers = match host.route.get_all(requests, dump::RTM_NEWLINK) {
-        Ok(answers) => answers,
+    match host.route.get_all(requests, dump::RTM_NEWLINK) {
+        Ok(answers) => {
+            for (wanted, answer) in links.iter().zip(answers) {
+                judge(wanted, wire::link(answer), &mut seen, kept);
+            }
+        }
         Err(error) => {
             kept.extend(links.iter().map(|link| (link.ifindex, format!("looking at it: {error}"))));
-            return (present, absent);
-        }
-    };
-    for (wanted, answer) in links.iter().zip(answers) {
-        match wire::link(answer) {
-            Ok(None) => absent.push(wanted.ifindex),
-            Ok(Some(link)) => match ours::may_reap(&link, &wanted.alias) {
-                Ok(()) => present.push((wanted.ifindex, link.group == DYING_GROUP)),
-                Err(reason) => drop(kept.insert(wanted.ifindex, reason)),
-            },
-            Err(error) => drop(kept.insert(wanted.ifindex, format!("looking at it: {error}"))),
         }
     }
-    (present, absent)
+    seen
+}
+
+fn judge(
+    wanted: &ReapLink,
+    found: Result<Option<LinkView>, CallError>,
+    seen: &mut Seen,
+    kept: &mut BTreeMap<u32, String>,
+) {
+    match found.map(|link| link.map(|link| (ours::whose(&link, &wanted.alias), link.group))) {
+        Ok(None | Some((Whose::Anothers, _))) => seen.gone.push(wanted.ifindex),
+        Ok(Some((Whose::Ours, group))) => seen.present.push((wanted.ifindex, group == DYING_GROUP)),
+        Ok(Some((Whose::Unclear(reason), _))) => drop(kept.insert(wanted.ifindex, reason)),
+        Err(error) => drop(kept.insert(wanted.ifindex, format!("looking at it: {error}"))),
+    }
 }
 
 /// Deletes links; those that are gone.
-fn delete(host: &mut Host, present: &Present, kept: &mut BTreeMap<u32, String>) -> Vec<u32> {
-    if present.len() > 1 && delete_as_group(host, present) {
-        return present.iter().map(|(ifindex, _)| *ifindex).collect();
+fn delete(host: &mut Host, seen: &Seen, kept: &mut BTreeMap<u32, String>) -> Vec<u32> {
+    if seen.present.len() > 1 && seen.group_is_ours && delete_as_group(host, &seen.present) {
+        return seen.present.iter().map(|(ifindex, _)| *ifindex).collect();
     }
     let mut gone = Vec::new();
-    for (ifindex, _) in present {
+    for (ifindex, _) in &seen.present {
         match host.route.call(message::delete_link(*ifindex)) {
             Err(error) if error.errno() != Some(libc::ENODEV) => {
                 kept.insert(*ifindex, format!("deleting it: {error}"));
@@ -69,7 +100,7 @@ fn delete(host: &mut Host, present: &Present, kept: &mut BTreeMap<u32, String>) 
 }
 
 /// Whether one group delete took them all. One member that cannot be deleted fails it for all, with nothing deleted.
-fn delete_as_group(host: &mut Host, present: &Present) -> bool {
+fn delete_as_group(host: &mut Host, present: &[(u32, bool)]) -> bool {
     let outside = present.iter().filter(|(_, dying)| !dying);
     let moves: Vec<Vec<u8>> = outside.map(|(ifindex, _)| message::set_group(*ifindex, DYING_GROUP)).collect();
     // ENODEV: gone meanwhile. Any other refusal leaves one outside that the group delete would not take.

@@ -1,17 +1,20 @@
 //! Talking netlink on a blocking socket: batches with every refusal read, answers and dumps that are whole or fail.
 //!
-//! Owns sequence numbers, acknowledgements, extended error texts, time-outs and interrupted dumps. Knows nothing of
-//! what the messages mean.
+//! Owns sequence numbers, acknowledgements, extended error texts, time-outs and interrupted dumps. Only the kernel's
+//! answers are believed: whoever may send in a sandbox can send to its socket, too. Knows nothing of what the messages
+//! mean.
 
 use crate::answer::{Header, NLMSG_DONE, NLMSG_ERROR, Refusal, messages, refusal};
 use crate::stats::{Counters, Family};
 use crate::sys;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recvmsg, send, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use std::io;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -71,7 +74,9 @@ pub(crate) struct Socket {
 impl Socket {
     /// A socket in the caller's network namespace.
     pub(crate) fn open(family: Family, counters: Arc<Counters>) -> io::Result<Socket> {
-        Ok(Socket { fd: open(family)?, family, sequence: 1, buffer: vec![0; READ], counters })
+        // Not to be guessed by who wants to answer in the kernel's place.
+        let sequence = RandomState::new().hash_one(0) as u32;
+        Ok(Socket { fd: open(family)?, family, sequence, buffer: vec![0; READ], counters })
     }
 
     /// Sends messages and reads until the last is answered. All refusals, in order. Up to [`BATCH_MAX`] go in one send.
@@ -163,19 +168,19 @@ impl Socket {
             self.counters.sent(self.family, part.len());
             let base = answers.len();
             answers.extend(part.iter().map(|_| Err(CallError::Malformed("no answer before its end"))));
-            let mut left = part.len();
+            let mut open = Open::new(part.len());
             read_until(fd, &mut self.buffer, |header, body| {
                 let index = header.sequence.wrapping_sub(first) as usize;
                 if index < part.len() && header.kind == kind {
                     answers[base + index] = Ok(body.to_vec());
-                } else if index < part.len() && header.kind == NLMSG_ERROR {
-                    left -= 1;
-                    if let Some(refusal) = refusal(header, body, index) {
-                        self.counters.refused(self.family);
-                        answers[base + index] = Err(refusal.into());
-                    }
+                } else if header.kind == NLMSG_ERROR
+                    && open.close(index)
+                    && let Some(refusal) = refusal(header, body, index)
+                {
+                    self.counters.refused(self.family);
+                    answers[base + index] = Err(refusal.into());
                 }
-                left == 0
+                open.none()
             })?;
         }
         Ok(answers)
@@ -270,6 +275,24 @@ impl Socket {
     }
 }
 
+/// The requests of one send whose acknowledgement has not come.
+struct Open(Vec<bool>);
+
+impl Open {
+    fn new(requests: usize) -> Open {
+        Open(vec![true; requests])
+    }
+
+    /// Takes one acknowledgement; false for one of another send, or a second one.
+    fn close(&mut self, index: usize) -> bool {
+        self.0.get_mut(index).is_some_and(std::mem::take)
+    }
+
+    fn none(&self) -> bool {
+        !self.0.contains(&true)
+    }
+}
+
 fn open(family: Family) -> io::Result<OwnedFd> {
     let protocol = match family {
         Family::Route => SockProtocol::NetlinkRoute,
@@ -302,6 +325,31 @@ fn ask_for_no_acknowledgement(message: &mut [u8]) {
     message[6..8].copy_from_slice(&flags.to_ne_bytes());
 }
 
+/// Prepares a socket that somebody else opened: as [`prepare`], and what lies in it is thrown away.
+pub(crate) fn adopt(fd: BorrowedFd<'_>) -> io::Result<()> {
+    prepare(fd)?;
+    let mut byte = [0];
+    for _ in 0..READS_MAX {
+        match receive(fd, &mut byte, MsgFlags::MSG_DONTWAIT) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            // Its buffer ran over before: said once, and cleared by that.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other(format!("more than {READS_MAX} messages lay in it")))
+}
+
+/// One read: its whole length, also of what did not fit, and whether the kernel has sent it.
+fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: MsgFlags) -> io::Result<(usize, bool)> {
+    const KERNEL: u32 = 0;
+    let mut parts = [IoSliceMut::new(buffer)];
+    let read = recvmsg::<NetlinkAddr>(fd.as_raw_fd(), &mut parts, None, flags | MsgFlags::MSG_TRUNC)?;
+    Ok((read.bytes, read.address.is_some_and(|sender| sender.pid() == KERNEL)))
+}
+
 /// Numbers the messages from `first` on and sends them in one call.
 fn transmit(fd: BorrowedFd<'_>, first: u32, messages: &mut [Vec<u8>]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(messages.iter().map(Vec::len).sum());
@@ -325,9 +373,10 @@ fn read_until(
 ) -> io::Result<()> {
     let mut done = false;
     for _ in 0..READS_MAX {
-        let length = match recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
-            Err(Errno::EINTR) => continue,
-            length => length?,
+        let length = match receive(fd, buffer, MsgFlags::empty()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok((_, false)) => continue,
+            read => read?.0,
         };
         let whole =
             buffer.get(..length).ok_or_else(|| io::Error::other("a message is larger than 64 KiB"))?;
@@ -339,4 +388,68 @@ fn read_until(
         }
     }
     Err(io::Error::other(format!("no answer among {READS_MAX} messages")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{bind, getsockname, sendto};
+
+    /// A netlink socket on which processes may talk to each other, and its number.
+    fn user_socket() -> (OwnedFd, u32) {
+        let made = SockProtocol::NetlinkUserSock;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, made).unwrap();
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).unwrap();
+        let number = getsockname::<NetlinkAddr>(fd.as_raw_fd()).unwrap().pid();
+        (fd, number)
+    }
+
+    /// An acknowledgement, as the kernel writes one.
+    fn acknowledgement(sequence: u32) -> Vec<u8> {
+        let mut bytes = 36u32.to_ne_bytes().to_vec();
+        bytes.extend_from_slice(&NLMSG_ERROR.to_ne_bytes());
+        bytes.extend_from_slice(&[0; 2]);
+        bytes.extend_from_slice(&sequence.to_ne_bytes());
+        bytes.resize(36, 0);
+        bytes
+    }
+
+    #[test]
+    fn what_another_process_sends_is_no_answer() {
+        let ((ours, number), (forger, _)) = (user_socket(), user_socket());
+        setsockopt(&ours, sockopt::ReceiveTimeout, &TimeVal::milliseconds(100)).unwrap();
+        let forge = |sequence| {
+            let to = NetlinkAddr::new(number, 0);
+            sendto(forger.as_raw_fd(), &acknowledgement(sequence), &to, MsgFlags::empty()).unwrap();
+        };
+        forge(7);
+        let mut believed = 0;
+        let error = read_until(ours.as_fd(), &mut [0; 256], |_, _| {
+            believed += 1;
+            true
+        });
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::WouldBlock, "nobody has answered");
+        assert_eq!(believed, 0);
+        for sequence in 0..50 {
+            forge(sequence);
+        }
+        adopt(ours.as_fd()).unwrap();
+        let left = receive(ours.as_fd(), &mut [0; 256], MsgFlags::MSG_DONTWAIT);
+        assert_eq!(left.unwrap_err().kind(), io::ErrorKind::WouldBlock, "what lay in it is thrown away");
+    }
+
+    #[test]
+    fn a_second_acknowledgement_of_one_request_counts_for_nothing() {
+        let mut open = Open::new(2);
+        assert!(open.close(0) && !open.close(0) && !open.close(2));
+        assert!(!open.none());
+        assert!(open.close(1) && open.none());
+    }
+
+    #[test]
+    fn sequences_do_not_begin_at_a_number_that_is_known() {
+        let first = || Socket::open(Family::Route, Arc::default()).unwrap().take(1);
+        let firsts: std::collections::BTreeSet<u32> = (0..4).map(|_| first()).collect();
+        assert!(firsts.len() > 1, "{firsts:?}");
+    }
 }

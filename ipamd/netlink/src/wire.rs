@@ -32,7 +32,7 @@ pub(crate) fn wire(host: &mut Host, spec: &WireSpec, sandbox: &SandboxSocket) ->
 
 /// The sandbox's network namespace. The socket holds it, so it is there unless the kernel is taking it apart.
 fn enter(sandbox: &SandboxSocket) -> Result<OwnedFd, WireError> {
-    let netns = sandbox.netns().and_then(|netns| socket::prepare(sandbox.as_fd()).map(|()| netns));
+    let netns = sandbox.netns().and_then(|netns| socket::adopt(sandbox.as_fd()).map(|()| netns));
     netns.map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL | libc::ENODEV) => WireError::SandboxGone,
         _ => failed(WireStep::Sandbox, "asking for the sandbox's network namespace", &error, false),
@@ -47,12 +47,11 @@ fn delete_first(host: &mut Host, ifindex: u32) -> Result<(), WireError> {
         Ok(None) => return Ok(()),
         Err(error) => return Err(call_failed(STEP, &doing, &error, false)),
     };
-    ours::may_make_way(&link).map_err(|text| WireError::Refused {
-        step: STEP,
-        errno: libc::EPERM,
-        text: format!("{doing}: {text}"),
-        made: false,
-    })?;
+    if !ours::may_make_way(&link) {
+        // Ours is gone and its number somebody else's: nothing of ours is in the way. A name that is taken all the
+        // same is told by the creating message.
+        return Ok(());
+    }
     match host.route.call(message::delete_link(ifindex)) {
         Err(error) if error.errno() != Some(libc::ENODEV) => Err(call_failed(STEP, &doing, &error, false)),
         _ => Ok(()),
@@ -182,11 +181,13 @@ fn wire_host(host: &mut Host, spec: &WireSpec) -> Result<(), WireError> {
     host.route.call(message::put_route(&plain)).map_err(|error| call_failed(STEP, DOING[ROUTE], &error, true))
 }
 
-/// DEL's part: the /32 goes, the link joins the dying group, in one send. No link is deleted here.
+/// DEL's part: the /32 goes, the link joins the dying group, in one send. No link is deleted here. Both messages can
+/// hit nothing but ours: the route names device and protocol, and the link goes by its name, because its number may be
+/// somebody else's after a sandbox that died by itself. A link that was renamed is left to the reaper.
 pub(crate) fn unwire(host: &mut Host, spec: &UnwireSpec) -> Result<(), HostStepError> {
     let route = |address| message::delete_route(&message::pod_route(address, spec.ifindex, None));
     let mut batch: Vec<Vec<u8>> = spec.addresses.iter().copied().map(route).collect();
-    batch.push(message::set_group(spec.ifindex, DYING_GROUP));
+    batch.push(message::set_group_of(spec.host_name.as_str(), DYING_GROUP));
     let step = || format!("take link {} off", spec.ifindex);
     let refusals = host.route.batch(batch);
     let refusals = refusals.map_err(|error| HostStepError { step: step(), cause: error.to_string() })?;

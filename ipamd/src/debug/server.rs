@@ -27,8 +27,8 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// The most connections at once.
-const CONNECTIONS: usize = 32;
+/// The most connections at once, to `debug.sock` and to the metrics' port each.
+pub const CONNECTIONS: usize = 32;
 /// A request's head must have come by then.
 const HEAD: Duration = Duration::from_secs(5);
 /// A connection is closed after that, whatever it does.

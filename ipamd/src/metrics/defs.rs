@@ -38,11 +38,13 @@ defs! {
     NETLINK_MESSAGES = "netlink_messages", "counter", "", "Route netlink messages sent";
     NETLINK_SENDS = "netlink_sends", "counter", "", "Send calls that carried them";
     NETLINK_ERRORS = "netlink_errors", "counter", "", "Messages that the kernel refused, those included whose refusal is fine";
+    NETFILTER_ERRORS = "netfilter_errors", "counter", "", "Messages of conntrack and nft that the kernel refused, those included whose refusal is fine";
     REAPED_LINKS = "reaped_links", "counter", "", "Dying links that are gone";
     KEPT_LINKS = "kept_links", "counter", "", "Dying links that could not be deleted, each time they were tried";
     REAP_SECONDS = "reap_seconds", "histogram", "", "Seconds of one batch of the reaper";
     HOST_STEPS = "host_steps", "counter", "outcome: ok, failed", "Steps taken on the host's own network";
     RECONCILER_PASSES = "reconciler_passes", "counter", "reconciler: eni_sync, host_net, capacity; outcome: ok, failed", "Passes of each reconciler";
+    LOG_LINES_DROPPED = "log_lines_dropped", "counter", "", "Log lines that were dropped because stderr was not read in time";
     EC2_CHANGES = "ec2_changes", "counter", "call: the six calls that change an ENI, as EC2 names them; outcome: ok, failed", "Changes asked of EC2";
     REFUSED = "refused_requests", "counter", "reason: too_many, not_root, slow, bad_frame, bad_request", "Connections and requests of cni.sock that were refused";
 }

@@ -1,14 +1,16 @@
 //! `/metrics` over TCP.
 //!
-//! Owns the listener: a port that is taken is reported and tried again, never fatal.
+//! Owns the listener: a port that is taken is reported and tried again, never fatal; connections beyond a bound wait in
+//! the backlog.
 
 use super::Metrics;
 use crate::debug::query::QueryClient;
-use crate::debug::server::serve_stream;
+use crate::debug::server::{CONNECTIONS, serve_stream};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 /// The first wait for a taken port; doubled up to [`LONGEST`].
@@ -29,10 +31,16 @@ pub async fn serve(listen: SocketAddr, queries: QueryClient, metrics: Arc<Metric
         }
     };
     info!(%listen, "serving /metrics");
+    let seats = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
+        let Ok(seat) = seats.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(serve_stream(stream, queries.clone(), metrics.clone(), true));
+                let served = serve_stream(stream, queries.clone(), metrics.clone(), true);
+                tokio::spawn(async move {
+                    served.await;
+                    drop(seat);
+                });
             }
             Err(error) => {
                 warn!(%error, "accepting on the metrics port failed");

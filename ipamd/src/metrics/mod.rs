@@ -7,6 +7,7 @@ pub mod defs;
 pub mod expose;
 
 use crate::debug::query::Snapshot;
+use crate::telemetry;
 use ipamd_core::record::EniState;
 use ipamd_netlink::stats::Counters;
 use prometheus_client::encoding::text::encode;
@@ -247,10 +248,12 @@ impl Metrics {
             (defs::NETLINK_MESSAGES, &self.netlink.messages),
             (defs::NETLINK_SENDS, &self.netlink.sends),
             (defs::NETLINK_ERRORS, &self.netlink.errors),
+            (defs::NETFILTER_ERRORS, &self.netlink.netfilter_errors),
         ];
-        for (def, value) in netlink {
+        let netlink = netlink.map(|(def, value)| (def, value.load(Ordering::Relaxed)));
+        for (def, value) in netlink.into_iter().chain([(defs::LOG_LINES_DROPPED, telemetry::dropped())]) {
             let counter: Counter = Counter::default();
-            counter.inc_by(value.load(Ordering::Relaxed));
+            counter.inc_by(value);
             put!(def, counter);
         }
     }

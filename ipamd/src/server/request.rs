@@ -13,7 +13,7 @@ use ipamd_netlink::sandbox::SandboxSocket;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// ADD is answered this long before its plugin gives up.
+/// ADD is answered this long before its plugin gives up; of a short time left, a fifth.
 const MARGIN: Duration = Duration::from_secs(2);
 /// No deadline is believed that is further away than this.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -66,7 +66,12 @@ pub fn check(
         Call::HandOver(ask) => {
             without_descriptor("hand_over", descriptor.as_ref()).map(|()| Asked::HandOver(ask))
         }
-        Call::Other(value) => {
+        ref call @ Call::Other(ref value) => {
+            if let Some(cause) = call.misread() {
+                return Err(Box::new(
+                    WireError::new(Code::Decode, "the request is not understood").cause(cause),
+                ));
+            }
             let name = value.as_object().and_then(|o| o.keys().next().cloned()).unwrap_or_default();
             let text = format!("the call {name:?} is not served");
             let error = WireError::new(Code::InvalidEnvironment, text);
@@ -106,6 +111,106 @@ fn ask(add: Add, cookie: NetnsCookie, now: Timestamp) -> AddAsk {
         mode: add.mode.unwrap_or(Mode::Shared),
         mtu: add.mtu,
         pod,
-        deadline: now + left.saturating_sub(MARGIN),
+        deadline: now + (left - MARGIN.min(left / 5)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use eni_proto::ids::AttachmentKey;
+    use ipamd_netlink::sandbox::own_cookie;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+    use serde_json::{Value, json};
+    use std::fs::File;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn route_socket() -> OwnedFd {
+        let protocol = SockProtocol::NetlinkRoute;
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).unwrap()
+    }
+
+    fn file() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    /// A host that is not where this test runs: a socket made here is a sandbox's.
+    fn elsewhere() -> NetnsCookie {
+        NetnsCookie(own_cookie().unwrap().0 + 1)
+    }
+
+    fn key() -> Value {
+        json!({ "network": "vpc", "container": "c1", "ifname": "eth0" })
+    }
+
+    fn add() -> Value {
+        json!({ "add": { "key": key(), "netns": "/x", "time_left_ms": 90_000 } })
+    }
+
+    fn asked(call: &Value, descriptors: Vec<OwnedFd>, host: NetnsCookie) -> Result<Asked, Box<WireError>> {
+        let body = json!({ "proto_version": 1, "call": call }).to_string();
+        check(body.as_bytes(), descriptors, host, NOW)
+    }
+
+    fn refused(call: &Value, descriptors: Vec<OwnedFd>, code: Code, words: &str) {
+        let error = asked(call, descriptors, elsewhere()).unwrap_err();
+        assert_eq!(error.code, code, "{call}: {error}");
+        assert!(error.to_string().contains(words), "{words:?} is not in {error}");
+    }
+
+    #[test]
+    fn an_add_needs_one_socket_of_a_sandbox() {
+        assert!(matches!(asked(&add(), vec![route_socket()], elsewhere()), Ok(Asked::Add(..))));
+        refused(&add(), vec![], Code::InvalidNetns, "without its descriptor");
+        refused(&add(), vec![route_socket(), route_socket()], Code::InvalidNetns, "2 descriptors");
+        refused(&add(), vec![file()], Code::InvalidNetns, "no NETLINK_ROUTE socket");
+        let stream = std::os::unix::net::UnixStream::pair().unwrap().0;
+        refused(&add(), vec![stream.into()], Code::InvalidNetns, "no NETLINK_ROUTE socket");
+        let own = asked(&add(), vec![route_socket()], own_cookie().unwrap()).unwrap_err();
+        assert!(own.to_string().contains("host's own"), "{own}");
+    }
+
+    #[test]
+    fn a_del_may_bring_one_and_the_others_must_not() {
+        let del = json!({ "del": { "key": key() } });
+        assert!(matches!(asked(&del, vec![], elsewhere()), Ok(Asked::Del(_))));
+        assert!(matches!(asked(&del, vec![route_socket()], elsewhere()), Ok(Asked::Del(_))));
+        refused(&del, vec![file()], Code::InvalidNetns, "no NETLINK_ROUTE socket");
+        refused(&del, vec![route_socket(), file()], Code::InvalidNetns, "2 descriptors");
+        let status = json!({ "status": {} });
+        assert!(matches!(asked(&status, vec![], elsewhere()), Ok(Asked::Status)));
+        refused(&status, vec![route_socket()], Code::InvalidNetns, "STATUS takes no descriptor");
+        let hand_over = json!({ "hand_over": { "pid": 7 } });
+        assert!(matches!(asked(&hand_over, vec![], elsewhere()), Ok(Asked::HandOver(_))));
+        refused(&hand_over, vec![file()], Code::InvalidNetns, "hand_over takes no descriptor");
+    }
+
+    #[test]
+    fn what_is_no_request_says_why() {
+        let error = check(b"{", vec![], elsewhere(), NOW).unwrap_err();
+        assert_eq!(error.code, Code::Decode);
+        refused(&json!({ "fly": {} }), vec![], Code::InvalidEnvironment, "\"fly\" is not served");
+        refused(&json!({ "add": { "netns": "/x" } }), vec![], Code::Decode, "key");
+        let bad = json!({ "del": { "key": { "network": "vpc", "container": "-", "ifname": "eth0" } } });
+        refused(&bad, vec![], Code::Decode, "container id");
+    }
+
+    #[test]
+    fn an_add_is_answered_before_its_plugin_gives_up() {
+        for (left, wait) in [(90_000, 88_000), (10_000, 8_000), (1_000, 800), (100, 80), (0, 0)] {
+            let call = json!({ "add": { "key": key(), "netns": "/x", "time_left_ms": left } });
+            let Ok(Asked::Add(ask, _)) = asked(&call, vec![route_socket()], elsewhere()) else {
+                panic!("{left}")
+            };
+            assert_eq!(ask.deadline, NOW + Duration::from_millis(wait), "{left} ms left");
+        }
+        let call = json!({ "add": { "key": key(), "netns": "/x", "time_left_ms": u64::MAX } });
+        let Ok(Asked::Add(ask, _)) = asked(&call, vec![route_socket()], elsewhere()) else {
+            panic!("for ever")
+        };
+        assert_eq!(ask.deadline, NOW + (LONGEST - MARGIN), "no deadline is believed that is further away");
+        let wanted: AttachmentKey = serde_json::from_value(key()).unwrap();
+        assert_eq!((ask.key, ask.netns.as_str(), ask.mode, ask.pod), (wanted, "/x", Mode::Shared, None));
     }
 }

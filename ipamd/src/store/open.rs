@@ -7,6 +7,7 @@
 
 use super::codec::DecodeError;
 use super::{ADDRESSES, ATTACHMENTS, ENIS, INTENTS, META, NODE, SCHEMA, SCHEMA_KEY, Store};
+use crate::panics::contained;
 use eni_proto::ids::BootId;
 use ipamd_core::record::Stored;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
@@ -15,7 +16,6 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// redb's cache: it is the log, not the read path.
@@ -220,7 +220,7 @@ fn try_a_copy(path: &Path) -> Result<(), OpenError> {
     }
     drop(lock);
     fs::copy(path, &copy).map_err(io)?;
-    let tried = catch_unwind(AssertUnwindSafe(|| trial(&copy)));
+    let tried = contained(|| trial(&copy));
     // The copy is ours alone; one that stays is overwritten by the next start.
     let _ = fs::remove_file(&copy);
     match tried {

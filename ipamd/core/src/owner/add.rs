@@ -91,9 +91,9 @@ impl Owner {
             let same =
                 record.netns_cookie == ask.cookie && record.mode == ask.mode && record.mtu == wanted_mtu;
             if same && record.state == AttachmentState::Live {
+                let recorded = self.recorded(&record, &ask.netns, now);
                 self.attachments.set_delivered(&record.id(), id);
-                let result = reply::Outcome::Added(Box::new(record.result.clone()));
-                self.end(id, Ending::Ok, Ok(result), now);
+                self.end(id, Ending::Ok, Ok(reply::Outcome::Added(Box::new(recorded))), now);
             } else {
                 self.set_phase(id, Phase::Killing(record.id()));
                 self.begun(id, now);
@@ -101,7 +101,32 @@ impl Owner {
             }
             return;
         }
+        let dying = self.attachments.dying_of(&ask.key).into_iter().find(|a| self.kills.contains_key(a));
+        if let Some(dying) = dying {
+            // Taken off at this moment without anybody waiting, and by a name that this one may want.
+            if let Some(kill) = self.kills.get_mut(&dying) {
+                kill.op = Some(id);
+            }
+            self.set_phase(id, Phase::Killing(dying));
+            self.begun(id, now);
+            return;
+        }
         self.make(id, &ask, now);
+    }
+
+    /// The recorded result. The path of the sandbox is the runtime's: of one that was rebuilt from its link it is not
+    /// known until now, and another path may name the same sandbox.
+    fn recorded(&mut self, record: &AttachmentRecord, netns: &str, now: Timestamp) -> AddResult {
+        if record.netns == netns {
+            return record.result.clone();
+        }
+        let mut record = record.clone();
+        netns.clone_into(&mut record.netns);
+        record.result = result(&record);
+        let recorded = record.result.clone();
+        self.mark_dirty(RecordId::Attachment(record.id()), now);
+        self.attachments.put(Arc::new(record));
+        recorded
     }
 
     /// A new attachment: everything is chosen here, then committed and wired at once.
@@ -128,7 +153,7 @@ impl Owner {
     }
 
     /// Takes the next host ifindex: within a boot none is used twice.
-    fn take_ifindex(&mut self) -> u32 {
+    pub(super) fn take_ifindex(&mut self) -> u32 {
         let taken = self.next_ifindex;
         self.next_ifindex = if taken >= i32::MAX as u32 { FIRST_IFINDEX } else { taken + 1 };
         taken
@@ -183,11 +208,14 @@ impl Owner {
         record
     }
 
-    /// The pod's name, unless a live attachment has it: a StatefulSet pod whose old sandbox still drains.
+    /// The pod's name, unless a live attachment has it (a StatefulSet pod whose old sandbox still drains), or one that
+    /// is being taken off at this moment: that goes by the name.
     fn free_name(&self, ask: &AddAsk) -> Ifname {
         let wanted = names::host_link(ask.pod.as_ref(), &ask.key);
+        let taken =
+            |r: &AttachmentRecord| r.state != AttachmentState::Dying || self.kills.contains_key(&r.id());
         match self.attachments.by_name(&wanted) {
-            Some(slot) if slot.record.state != AttachmentState::Dying => names::own_link(&ask.key),
+            Some(slot) if taken(&slot.record) => names::own_link(&ask.key),
             _ => wanted,
         }
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// An attachment on its way out.
 #[derive(Debug, Clone)]
 pub(super) struct Kill {
-    op: Option<OpId>,
+    pub(super) op: Option<OpId>,
     link: LinkFate,
     committed: Option<Result<(), String>>,
     unwired: bool,
@@ -139,6 +139,7 @@ impl Owner {
             return;
         }
         let spec = UnwireSpec {
+            host_name: record.host_link.clone(),
             ifindex: record.host_ifindex,
             addresses: record.addresses.iter().copied().collect(),
         };

@@ -142,9 +142,11 @@ impl Owner {
         let late = waiting.filter_map(|op| op.ask.as_ref().map(|a| a.deadline)).min();
         // An address that cools down matters while somebody waits for one.
         let cooled = late.and_then(|_| self.pool.next_cooled());
+        // No pass begins any more while draining: a deadline of one is nobody's.
+        let driver = if self.draining { None } else { self.driver.next_deadline() };
         // What cannot be begun yet is no deadline: the event that allows it comes by itself.
         let growth = self.growth.deadline().filter(|_| self.may_plan());
-        let own = [self.reaper.due(), self.driver.next_deadline(), self.dirty.retry_at(), growth];
+        let own = [self.reaper.due(), driver, self.dirty.retry_at(), growth];
         own.into_iter().chain([late, cooled]).flatten().min()
     }
 

@@ -14,6 +14,12 @@ fn link_name(text: &str) -> Ifname {
     format!("eni{}", &hex[..11]).parse().expect("fourteen letters and digits are an ifname")
 }
 
+/// Whether a name has the form of a host link's: `eni` and 11 hex digits.
+pub(super) fn is_host_link(name: &str) -> bool {
+    let digits = name.strip_prefix("eni").unwrap_or_default();
+    digits.len() == 11 && digits.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 /// The name that a pod's host link is wanted to have: policy engines compute it from `namespace.pod` for `eth0`.
 /// Without a pod it is the attachment's own.
 pub(super) fn host_link(pod: Option<&(String, String)>, key: &AttachmentKey) -> Ifname {
@@ -55,6 +61,12 @@ mod tests {
         assert_eq!(host_link(Some(&pod), &key("eth0")).as_str(), "eni0d7763386da");
         assert_ne!(host_link(Some(&pod), &key("eth0")), host_link(Some(&pod), &key("net1")));
         assert_ne!(host_link(None, &key("eth0")), host_link(Some(&pod), &key("eth0")));
+        assert!(is_host_link(host_link(None, &key("eth0")).as_str()));
+        assert!(
+            !is_host_link("eni0d7763386d")
+                && !is_host_link("eni0d7763386dx")
+                && !is_host_link("veth0d7763386da")
+        );
     }
 
     #[test]

@@ -115,7 +115,11 @@ impl Owner {
         let kept: BTreeMap<u32, String> = reaped.kept.into_iter().collect();
         let mut writes = Vec::new();
         for item in batch {
-            self.gate.orphans.remove(&item.ifindex);
+            // What has no route yet may have an address inside its sandbox that nobody knows here: until it is gone no
+            // address is given out. Where the addresses are known, only those are kept.
+            if gone.contains(&item.ifindex) || !item.addresses.is_empty() {
+                self.gate.orphans.remove(&item.ifindex);
+            }
             // A record that could not be made `dying` in the store yet is not forgotten in memory either: a DEL that
             // comes now must still commit it.
             let behind = item.id.as_ref().is_some_and(|id| self.dirty.holds(id));

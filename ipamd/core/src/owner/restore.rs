@@ -14,13 +14,15 @@ use super::grow::Growth;
 use super::outside::{alias, result};
 use super::reaper::{ReapItem, Reaper};
 use super::sync::{Gate, Reconcilers};
-use super::{Owner, OwnerConfig, Purpose};
+use super::{Owner, OwnerConfig, Purpose, names};
 use crate::kernel::{
-    Alias, DYING_GROUP, FIRST_IFINDEX, HostView, LinkView, POD_GROUP, PROTOCOL, RouteAction,
+    Alias, DYING_GROUP, ENI_GROUP, FIRST_IFINDEX, HostView, LinkView, POD_GROUP, PROTOCOL, RouteAction,
 };
 use crate::pool::Pool;
 use crate::reconcile::driver::Driver;
-use crate::record::{AttachmentId, AttachmentRecord, AttachmentState, NodeRecord, Stored, Write};
+use crate::record::{
+    AddressRecord, AddressState, AttachmentId, AttachmentRecord, AttachmentState, NodeRecord, Stored, Write,
+};
 use crate::time::Timestamp;
 use eni_proto::cni::AddResult;
 use eni_proto::ids::{AttachmentKey, BootId, EniId};
@@ -76,6 +78,7 @@ impl Owner {
         }
         skip_used(&mut node, host, &stored.attachments);
         let left: BTreeSet<AttachmentId> = stored.attachments.iter().map(AttachmentRecord::id).collect();
+        let strays = strays(&stored.addresses, &left);
         let pool = Pool::restore(stored.enis, stored.addresses, |holder| !left.contains(holder));
         let mut owner = Owner {
             config,
@@ -101,6 +104,7 @@ impl Owner {
             out: Outcome::default(),
         };
         owner.register(now);
+        owner.release_strays(strays, now);
         for record in stored.attachments {
             owner.restore_record(record, host, now);
         }
@@ -122,6 +126,9 @@ impl Owner {
     fn restore_record(&mut self, record: AttachmentRecord, host: &HostView, now: Timestamp) {
         let id = record.id();
         let link = link_state(&record, host);
+        if record.state != AttachmentState::Dying {
+            self.hold_addresses(&record, now);
+        }
         let mut record = record;
         let (state, why) = match (record.state, link) {
             (AttachmentState::Dying, _) => (AttachmentState::Dying, None),
@@ -149,6 +156,32 @@ impl Owner {
             self.end_attachment(&id, DyingReason::Del, None, fate, now);
         } else {
             self.note(Note::Restored { attachment: id, state: state.name() });
+        }
+    }
+
+    /// Addresses whose holder has no record: nobody would ever release them. They cool, and first of all their
+    /// conntrack entries are deleted, by the reaper and under a number that no link has.
+    fn release_strays(&mut self, strays: Vec<(Ipv4Addr, AttachmentId)>, now: Timestamp) {
+        for (address, holder) in strays {
+            if self.pool.release(address, &holder, now + self.config.cooldown).is_none() {
+                continue;
+            }
+            self.pool.reaped(address, &holder);
+            self.mark_dirty(RecordId::Address(address), now);
+            let unused = self.take_ifindex();
+            self.reaper.push(ReapItem::orphan(unused, String::new(), vec![address]), now);
+        }
+    }
+
+    /// A record's addresses are its own, whatever theirs say; what another attachment holds stays that one's.
+    fn hold_addresses(&mut self, record: &AttachmentRecord, now: Timestamp) {
+        let id = record.id();
+        for address in &record.addresses {
+            let before = self.pool.address(*address).cloned();
+            let claimed = self.pool.claim(*address, &record.eni, &id);
+            if claimed.is_some() && claimed != before {
+                self.mark_dirty(RecordId::Address(*address), now);
+            }
         }
     }
 
@@ -228,6 +261,17 @@ impl Owner {
     }
 }
 
+/// The addresses that are held by an attachment without a record.
+fn strays(addresses: &[AddressRecord], known: &BTreeSet<AttachmentId>) -> Vec<(Ipv4Addr, AttachmentId)> {
+    let stray = |record: &AddressRecord| match &record.state {
+        AddressState::Allocated { attachment } if !known.contains(attachment) => {
+            Some((record.address, attachment.clone()))
+        }
+        _ => None,
+    };
+    addresses.iter().filter_map(stray).collect()
+}
+
 fn is_commit(kind: &EffectKind) -> bool {
     matches!(kind, EffectKind::Commit(_))
 }
@@ -248,8 +292,10 @@ fn skip_used(node: &mut NodeRecord, host: &HostView, records: &[AttachmentRecord
 
 fn is_ours(link: &LinkView) -> bool {
     let group = link.group == DYING_GROUP || (POD_GROUP..POD_GROUP + 0x80).contains(&link.group);
+    let eni = (ENI_GROUP..ENI_GROUP + 0x80).contains(&link.group);
     let told = Alias::parse(&link.alias).is_some();
-    link.kind == "veth" && link.ifindex >= FIRST_IFINDEX && (told || (group && link.alias.is_empty()))
+    let unfinished = group && link.alias.is_empty() && names::is_host_link(&link.name);
+    link.kind == "veth" && link.ifindex >= FIRST_IFINDEX && !eni && (told || unfinished)
 }
 
 fn routed_by(ifindex: u32, host: &HostView) -> Vec<Ipv4Addr> {

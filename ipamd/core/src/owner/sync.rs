@@ -10,7 +10,7 @@ use super::{Owner, Purpose};
 use crate::cloud::{CloudObservation, InstanceLimits};
 use crate::eni_sync;
 use crate::host_net::{self, Wanted, WantedPod};
-use crate::kernel::{Forward, HostStepError, HostView};
+use crate::kernel::{Forward, HostStep, HostStepError, HostView, RouteAction};
 use crate::reconcile::driver::{Pass, Schedule};
 use crate::record::{AttachmentId, AttachmentRecord, AttachmentState, InstanceRecord, Write};
 use crate::time::Timestamp;
@@ -45,8 +45,8 @@ pub(super) struct Gate {
     pub(super) commit_failed: bool,
     /// What the start takes off and is not taken off yet.
     pub(super) undoing: BTreeSet<AttachmentId>,
-    /// Links without a record that the reaper has not tried to delete yet: what addresses their sandboxes have is
-    /// not always known.
+    /// Links without a record that the reaper has not tried to delete yet, or not deleted where the addresses of their
+    /// sandboxes are not known.
     pub(super) orphans: BTreeSet<u32>,
     /// The host's part of the data plane is laid.
     pub(super) laid: bool,
@@ -59,6 +59,11 @@ pub(super) struct Gate {
     /// What the filter table did with what is forwarded, at the last look.
     pub(super) forward: Forward,
     announced: bool,
+}
+
+/// Whether a step takes a base route away.
+fn is_base_route(step: &HostStep) -> bool {
+    matches!(step, HostStep::DeleteRoute(route) if route.action == RouteAction::Unreachable)
 }
 
 impl Gate {
@@ -227,7 +232,11 @@ impl Owner {
         };
         self.gate.forward = view.forward;
         let wanted = self.wanted();
-        let plan = host_net::plan(&wanted, &view);
+        let mut plan = host_net::plan(&wanted, &view);
+        if !self.gate.cloud && self.node.instance.is_none() {
+            // A new store: which addresses are ours is not known, so that none of their base routes is unneeded.
+            plan.retain(|planned| !is_base_route(&planned.step));
+        }
         let links = host_net::find_links(&wanted.enis, &view);
         let primary = wanted.enis.iter().find(|e| e.device_index == 0).map(|e| e.primary);
         let applying = Applying {

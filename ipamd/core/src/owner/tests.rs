@@ -1,6 +1,8 @@
 //! The owner by hand: one event at a time, with a store that commits and a kernel that does as it is told. Random
 //! histories with faults and crashes are in the seeded simulation.
 
+mod start;
+
 use super::*;
 use crate::cloud::{
     CloudObservation, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity, InstanceLimits,
@@ -23,6 +25,12 @@ struct Bench {
     commit_error: bool,
     replies: Vec<(OpId, Option<reply::Outcome>)>,
     wires: Vec<crate::kernel::WireSpec>,
+    /// What the host looks like.
+    view: HostView,
+    /// The cloud does not answer.
+    no_cloud: bool,
+    reaped: Vec<crate::kernel::ReapLink>,
+    applied: Vec<crate::kernel::HostStep>,
 }
 
 fn host() -> HostView {
@@ -63,13 +71,18 @@ fn ask(container: &str, cookie: u64) -> AddAsk {
 
 impl Bench {
     fn new(addresses: u8) -> Bench {
+        Bench::start(addresses, Stored::default(), host(), false)
+    }
+
+    /// The start on what is stored and what the host looks like.
+    fn start(addresses: u8, stored: Stored, view: HostView, no_cloud: bool) -> Bench {
         let now = Timestamp::from_millis(1000);
         let boot = BootId::new("boot-1");
         let config = OwnerConfig { cooldown: Duration::from_secs(30), ..OwnerConfig::default() };
-        let (owner, outcome) = Owner::restore(config, Stored::default(), &host(), &boot, now).unwrap();
+        let (owner, outcome) = Owner::restore(config, stored.clone(), &view, &boot, now).unwrap();
         let mut bench = Bench {
             owner,
-            stored: Stored::default(),
+            stored,
             now,
             addresses,
             held: Vec::new(),
@@ -78,6 +91,10 @@ impl Bench {
             commit_error: false,
             replies: Vec::new(),
             wires: Vec::new(),
+            view,
+            no_cloud,
+            reaped: Vec::new(),
+            applied: Vec::new(),
         };
         bench.settle(outcome);
         bench
@@ -141,12 +158,17 @@ impl Bench {
                 Completion::Wired(self.wire_error.take().map_or(Ok(()), Err))
             }
             EffectKind::Unwire(_) => Completion::Unwired(Ok(())),
-            EffectKind::Reap(links) => Completion::Reaped(Reaped {
-                gone: links.into_iter().map(|l| l.ifindex).collect(),
-                kept: Vec::new(),
-            }),
-            EffectKind::ObserveHost => Completion::HostObserved(Ok(host())),
-            EffectKind::ApplyHost(_) => Completion::HostApplied(Vec::new()),
+            EffectKind::Reap(links) => {
+                let gone = links.iter().map(|l| l.ifindex).collect();
+                self.reaped.extend(links);
+                Completion::Reaped(Reaped { gone, kept: Vec::new() })
+            }
+            EffectKind::ObserveHost => Completion::HostObserved(Ok(self.view.clone())),
+            EffectKind::ApplyHost(steps) => {
+                self.applied.extend(steps);
+                Completion::HostApplied(Vec::new())
+            }
+            EffectKind::ObserveCloud { .. } if self.no_cloud => Completion::CloudObserved(Err("away".into())),
             EffectKind::ObserveCloud { .. } => Completion::CloudObserved(Ok(self.cloud())),
             EffectKind::Mutate(mutation) => panic!("one full ENI is all: {mutation:?}"),
             EffectKind::WatchLinks(_) => return,

@@ -10,7 +10,8 @@ mod wire;
 
 pub use wire::WireMessage;
 
-use crate::{dump, ours};
+use crate::dump;
+use crate::ours::{self, Whose};
 use eni_proto::ids::{MacAddr, NetnsCookie};
 use ipamd_core::kernel::{
     Alias, DYING_GROUP, EniRouteView, Forward, HostAddressView, HostKernel, HostStep, HostStepError,
@@ -188,23 +189,6 @@ impl FakeKernel {
             sandbox.links.remove(&ifindex);
         }
     }
-
-    /// What the kernel answers to RTM_DELLINK of a group: all members or none.
-    fn delete_group(&mut self, group: u32) -> bool {
-        let members: Vec<u32> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.view.group == group)
-            .map(|(ifindex, _)| *ifindex)
-            .collect();
-        if members.iter().any(|ifindex| self.links[ifindex].view.kind.is_empty()) {
-            return false;
-        }
-        for ifindex in members {
-            self.delete_link(ifindex);
-        }
-        true
-    }
 }
 
 /// A link that is up and has nothing set.
@@ -236,7 +220,8 @@ impl HostKernel for FakeKernel {
             own && spec.addresses.iter().any(|address| route.destination == Ipv4Net::from(*address))
         };
         self.routes.retain(|route| !taken(route));
-        if let Some(link) = self.links.get_mut(&spec.ifindex) {
+        let named = |link: &&mut HostLink| link.view.name == spec.host_name.as_str();
+        if let Some(link) = self.links.values_mut().find(named) {
             link.view.group = DYING_GROUP;
         }
         Ok(())
@@ -247,17 +232,11 @@ impl HostKernel for FakeKernel {
         let mut present = Vec::new();
         let mut gone = Vec::new();
         for link in links {
-            match self.links.get(&link.ifindex).map(|there| ours::may_reap(&there.view, &link.alias)) {
-                None => gone.push(link.ifindex),
-                Some(Ok(())) => present.push(link.ifindex),
-                Some(Err(reason)) => reaped.kept.push((link.ifindex, reason)),
+            match self.links.get(&link.ifindex).map(|there| ours::whose(&there.view, &link.alias)) {
+                None | Some(Whose::Anothers) => gone.push(link.ifindex),
+                Some(Whose::Ours) => present.push(link.ifindex),
+                Some(Whose::Unclear(reason)) => reaped.kept.push((link.ifindex, reason)),
             }
-        }
-        if present.len() > 1 {
-            for ifindex in &present {
-                self.links.entry(*ifindex).and_modify(|link| link.view.group = DYING_GROUP);
-            }
-            self.delete_group(DYING_GROUP);
         }
         for ifindex in present {
             self.delete_link(ifindex);

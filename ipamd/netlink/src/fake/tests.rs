@@ -47,7 +47,13 @@ fn a_wire_that_fails_at_any_message_can_be_undone() {
         let whole = link.is_some_and(|l| !l.alias.is_empty() && l.up) && !view.pods_routes.is_empty();
         let harmless = [WireMessage::HostSettings, WireMessage::HostNeighbour].contains(&message);
         assert_eq!(whole, harmless, "{message:?}: alias and route prove it whole");
-        faulty.unwire(&UnwireSpec { ifindex: spec(1).ifindex, addresses: vec![spec(1).address] }).unwrap();
+        faulty
+            .unwire(&UnwireSpec {
+                host_name: spec(1).host_name.clone(),
+                ifindex: spec(1).ifindex,
+                addresses: vec![spec(1).address],
+            })
+            .unwrap();
         assert_eq!(faulty.reap(&[reap_link(&spec(1))]).gone, [spec(1).ifindex]);
         assert_eq!(faulty.kernel, empty, "{message:?}");
     }
@@ -105,8 +111,10 @@ fn connections_of_a_reaped_address_are_forgotten() {
     kernel.add_connection(Connection { source: other, reply_source: mine });
     let foreign = Connection { source: other, reply_source: other };
     kernel.add_connection(foreign);
-    let kept = ReapLink { alias: "eni1 7 another".into(), ..reap_link(&spec(1)) };
-    assert_eq!(kernel.reap(&[kept]).kept.len(), 1);
+    let kept = ReapLink { alias: "another".into(), ..reap_link(&spec(1)) };
+    let mut renamed = kernel.clone();
+    assert_eq!(renamed.reap(&[kept]).gone, [spec(1).ifindex], "the number is another attachment's");
+    assert_eq!(renamed.sandbox_addresses().len(), 1, "whose link stays");
     assert_eq!(kernel.connections().count(), 3);
     assert_eq!(kernel.reap(&[reap_link(&spec(1))]).gone, [spec(1).ifindex]);
     assert_eq!(kernel.connections().collect::<Vec<_>>(), [foreign]);

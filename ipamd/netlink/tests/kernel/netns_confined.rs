@@ -82,7 +82,12 @@ fn inside() {
     let spec = spec(1);
     host.wire(&spec, &sandbox).unwrap();
     assert!(host.observe().unwrap().nft.is_some());
-    host.unwire(&UnwireSpec { ifindex: spec.ifindex, addresses: vec![spec.address] }).unwrap();
+    host.unwire(&UnwireSpec {
+        host_name: spec.host_name.clone(),
+        ifindex: spec.ifindex,
+        addresses: vec![spec.address],
+    })
+    .unwrap();
     let link = ReapLink { ifindex: spec.ifindex, alias: spec.alias.clone(), addresses: vec![spec.address] };
     assert_eq!(host.reap(&[link]).gone, [spec.ifindex]);
 }

@@ -139,7 +139,7 @@ fn with_pair(test: impl FnOnce(&mut Pair<'_>, &[Space]) + Send) {
 }
 
 fn off(spec: &WireSpec) -> UnwireSpec {
-    UnwireSpec { ifindex: spec.ifindex, addresses: vec![spec.address] }
+    UnwireSpec { host_name: spec.host_name.clone(), ifindex: spec.ifindex, addresses: vec![spec.address] }
 }
 
 fn of(spec: &WireSpec) -> ReapLink {
@@ -184,12 +184,19 @@ fn lives_of_sandboxes_are_the_same() {
             2,
         )
         .unwrap_err();
-        pair.wire(&WireSpec { delete_first: vec![40], ..spec(3) }, 2).unwrap_err();
-        pair.wire(&WireSpec { prefsrc: Some(Ipv4Addr::new(10, 9, 9, 9)), ..spec(3) }, 2).unwrap();
+        pair.wire(
+            &WireSpec { delete_first: vec![40], prefsrc: Some(Ipv4Addr::new(10, 9, 9, 9)), ..spec(3) },
+            2,
+        )
+        .unwrap();
         // Off, off again, and another of the same name in the same sandbox.
         pair.unwire(&off(&spec(1)));
         pair.unwire(&off(&spec(1)));
-        pair.unwire(&UnwireSpec { ifindex: 9999, addresses: vec![spec(2).address] });
+        pair.unwire(&UnwireSpec {
+            host_name: "eni00000000999".parse().unwrap(),
+            ifindex: 9999,
+            addresses: vec![spec(2).address],
+        });
         pair.wire(&WireSpec { delete_first: vec![spec(1).ifindex], ..spec(4) }, 0).unwrap();
         // Reaped: gone already, another alias, alone, together.
         pair.reap(&[of(&spec(1))]);

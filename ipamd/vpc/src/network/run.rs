@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// It could not be started.
-    #[error("{program} could not be started: {source}; install iproute2, nftables and util-linux")]
+    #[error("{program} could not be started: {source}; install iproute2, nftables, procps and util-linux")]
     Start {
         /// The program.
         program: &'static str,

@@ -1,0 +1,169 @@
+//! What comes over `cni.sock` and `debug.sock` by hand: bad frames, descriptors that are no sandbox, callers that may
+//! not ask. Each gets a clear error or none, and changes nothing.
+
+use crate::bad_input::unchanged;
+use crate::node;
+use eni_proto::fdpass;
+use eni_tests::cni::Call;
+use eni_tests::node::Node;
+use eni_tests::programs::{program, run, sh};
+use eni_tests::sandbox::Sandbox;
+use eni_tests::traffic::inside;
+use eni_tests::wait;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+fn frame(body: &str) -> Vec<u8> {
+    [&(body.len() as u32).to_be_bytes()[..], body.as_bytes()].concat()
+}
+
+fn request(call: &str) -> Vec<u8> {
+    frame(&format!(r#"{{"proto_version":1,"call":{call}}}"#))
+}
+
+fn add() -> Vec<u8> {
+    request(r#"{"add":{"key":{"network":"vpc","container":"c","ifname":"eth0"},"netns":"/x"}}"#)
+}
+
+/// Sends bytes, one of `descriptors` with each of the first of them; what comes back.
+fn send(node: &Node, bytes: &[u8], descriptors: &[OwnedFd]) -> String {
+    let mut stream = UnixStream::connect(node.socket()).expect("ipamd listens");
+    let mut sent = 0;
+    for descriptor in descriptors {
+        let part = &bytes[sent..=sent];
+        sent += fdpass::send_with_fd(stream.as_fd(), part, Some(descriptor.as_fd())).expect("it is sent");
+    }
+    // It may have been refused already.
+    let _ = stream.write_all(&bytes[sent..]);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn route_socket(netns: &str) -> OwnedFd {
+    inside(netns, || {
+        let protocol = SockProtocol::NetlinkRoute;
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).expect("a socket")
+    })
+}
+
+#[test]
+fn cni_bad_frames_are_refused_and_others_are_served() {
+    let node = node(2);
+    let send = |bytes: &[u8]| send(&node, bytes, &[]);
+    assert!(send(&[0, 0, 0, 0]).contains("\"code\":6"));
+    assert!(send(&[0xff; 8]).contains("limit"));
+    assert!(send(&frame("{")).contains("\"code\":6"));
+    assert!(send(&request(r#"{"fly":{}}"#)).contains("fly"));
+    assert!(send(&request(r#"{"add":{"netns":"/x"}}"#)).contains("key"), "what an ADD lacks is named");
+    assert!(send(&frame(r#"{"proto_version":99,"call":{"status":{"newer":1}}}"#)).contains("done"));
+    let two = [request(r#"{"status":{}}"#), request(r#"{"status":{}}"#)].concat();
+    assert!(send(&two).contains("more bytes"), "one request per connection");
+    let silent: Vec<UnixStream> = (0..50).map(|_| UnixStream::connect(node.socket()).unwrap()).collect();
+    Call::new(&node, "STATUS").ok();
+    drop(silent);
+    unchanged(&node);
+}
+
+#[test]
+fn cni_half_a_frame_is_refused_at_its_end_and_given_up_on_without_one() {
+    let node = node(2);
+    let whole = add();
+    for length in [1, 3, 4, 10, whole.len() - 1] {
+        let answer = send(&node, &whole[..length], &[]);
+        assert!(answer.contains("in the middle"), "{length} bytes: {answer}");
+    }
+    // Without an end it is given up on; others are served meanwhile.
+    let mut open = UnixStream::connect(node.socket()).unwrap();
+    open.write_all(&whole[..10]).unwrap();
+    Call::new(&node, "STATUS").ok();
+    let mut answer = Vec::new();
+    open.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"", "closed without a word: its plugin is not there to read one");
+    assert!(node.metric("eni_ipamd_refused_requests_total", "slow") >= 1.0);
+    unchanged(&node);
+}
+
+#[test]
+fn cni_descriptors_that_are_no_sandbox_are_refused_and_closed() {
+    let node = node(2);
+    let (one, two) = (Sandbox::new(), Sandbox::new());
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", node.ipamd_pid())).unwrap().count();
+    let before = open();
+    let file = || OwnedFd::from(File::open("/dev/null").unwrap());
+    let own = route_socket(&node.netns("node"));
+    let stream = OwnedFd::from(UnixStream::pair().unwrap().0);
+    let other = inside(one.name(), || {
+        let protocol = SockProtocol::NetlinkNetFilter;
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).expect("a socket")
+    });
+    for (descriptors, words) in [
+        (vec![], "without its descriptor"),
+        (vec![route_socket(one.name()), route_socket(two.name())], "2 descriptors"),
+        (vec![file()], "no NETLINK_ROUTE socket"),
+        (vec![stream], "no NETLINK_ROUTE socket"),
+        (vec![other], "no NETLINK_ROUTE socket"),
+        (vec![own], "host's own network namespace"),
+    ] {
+        let answer = send(&node, &add(), &descriptors);
+        assert!(answer.contains("\"code\":8") && answer.contains(words), "{words}: {answer}");
+    }
+    for call in [r#"{"status":{}}"#, r#"{"hand_over":{"pid":1}}"#] {
+        let answer = send(&node, &request(call), &[file()]);
+        assert!(answer.contains("takes no descriptor"), "{call}: {answer}");
+    }
+    let del = request(r#"{"del":{"key":{"network":"vpc","container":"c","ifname":"eth0"}}}"#);
+    assert!(send(&node, &del, &[file()]).contains("no NETLINK_ROUTE socket"));
+    assert!(send(&node, &del, &[route_socket(one.name())]).contains("done"));
+    wait::until("every descriptor is closed", || open() <= before);
+    unchanged(&node);
+}
+
+#[test]
+fn cni_a_peer_that_is_not_root_is_refused_whatever_the_sockets_mode_is() {
+    let node = node(2);
+    // The folders and the socket are opened to everybody: the caller's credentials count.
+    let folder = node.run_dir();
+    let outer = folder.parent().unwrap().display().to_string();
+    let copy = format!("{outer}/ipamctl");
+    std::fs::copy(program("ipamctl"), &copy).unwrap();
+    sh(&format!("chmod 755 {outer} {} {copy} && chmod 666 {}", folder.display(), node.socket()));
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let socket = node.socket();
+    let said = run("setpriv", &[&nobody[..], &[&copy, "--socket", &socket, "status"]].concat());
+    assert!(said.is_err(), "{said:?}");
+    wait::until("it is counted", || node.metric("eni_ipamd_refused_requests_total", "not_root") >= 1.0);
+    assert!(node.log().contains("not root"), "{}", node.log());
+    sh(&format!("chmod 700 {} && chmod 600 {}", folder.display(), node.socket()));
+    unchanged(&node);
+}
+
+#[test]
+fn ctl_bad_requests_of_debug_sock_are_refused_and_others_are_served() {
+    let node = node(2);
+    for method in ["POST", "PUT", "DELETE", "HEAD", "PATCH"] {
+        assert_eq!(node.http(method, "/v1/pool").0, 405, "{method}");
+    }
+    for path in ["/", "/v1", "/v1/pool/", "/v1/../v1/pool", "/metrics/x", "/v2/status"] {
+        let (status, body) = node.http("GET", path);
+        assert_eq!(status, 404, "{path}");
+        assert!(method_free(path, &body), "{path}: {body}");
+    }
+    assert!(node.debug_bytes(b"\xff\xfe\x00nonsense\r\n\r\n", false).contains("400 Bad Request"));
+    assert!(node.debug_bytes(b"GET /v1/pool HTTP/9.9\r\n\r\n", false).contains("400 Bad Request"));
+    let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(1 << 20));
+    let answer = node.debug_bytes(long.as_bytes(), false);
+    assert!(answer.is_empty() || answer.contains(" 4"), "{answer}");
+    assert_eq!(node.debug_bytes(b"GET /v1/po", true), "", "half a request");
+    assert_eq!(node.http("GET", "/v1/pool").0, 200);
+    unchanged(&node);
+}
+
+/// Whether a refusal names what was asked and what there is.
+fn method_free(path: &str, body: &str) -> bool {
+    body.contains(path) && body.contains("/v1/attachments")
+}
