@@ -3,7 +3,7 @@
 //! Owns the random choice, the effects in flight (the store's in order, the others in any), the virtual clock, the
 //! crash and the restart, and the truth about what was answered to whom. Does not carry effects out: `world` does.
 
-use crate::world::{Fault, World};
+use crate::world::{Fault, Lie, World};
 use eni_proto::ids::{AttachmentKey, NetnsCookie};
 use eni_proto::reply;
 use eni_proto::request::Mode;
@@ -126,9 +126,9 @@ impl History {
         history
     }
 
-    /// With a kernel that reports links as gone that are there.
-    pub(crate) fn with_lying_reaper(mut self) -> History {
-        self.world.lying_reaper = true;
+    /// In a world that does not do what it says.
+    pub(crate) fn with(mut self, lie: Lie) -> History {
+        self.world.lie = Some(lie);
         self
     }
 

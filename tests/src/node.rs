@@ -30,13 +30,25 @@ pub struct Options {
     pub cooldown_ms: u64,
     /// The level of ipamd's log.
     pub log: &'static str,
+    /// The time between ipamd's looks at EC2 while something is on its way there.
+    pub poll_ms: u64,
+    /// Words that are added to the embedded VPC's command line.
+    pub vpc_args: &'static [&'static str],
     /// Lines that are added to ipamd's configuration.
     pub config: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { instance_type: "", secondary: 29, cooldown_ms: 0, log: "debug", config: String::new() }
+        Options {
+            instance_type: "",
+            secondary: 29,
+            cooldown_ms: 0,
+            log: "debug",
+            poll_ms: 50,
+            vpc_args: &[],
+            config: String::new(),
+        }
     }
 }
 
@@ -81,6 +93,7 @@ impl Node {
             .arg(program("embedded-vpc"))
             .args(["run", "--prefix", &prefix, "--instance-type", &instance_type])
             .args(["--secondary", &options.secondary.to_string()])
+            .args(options.vpc_args)
             .arg("--control")
             .arg(&control)
             .stdin(Stdio::null())
@@ -94,10 +107,11 @@ impl Node {
             serde_json::from_str(&line).unwrap_or_else(|e| panic!("embedded-vpc did not start: {e}"));
         let config = format!(
             "[paths]\nrun_dir = \"{}\"\n[cloud]\ncontrol = \"{}\"\n[pool]\ncooldown_ms = {}\n\
-             [metrics]\nlisten = \"\"\n[timing]\npoll_ms = 50\n[log]\nlevel = \"{}\"\n{}",
+             [metrics]\nlisten = \"\"\n[timing]\npoll_ms = {}\n[log]\nlevel = \"{}\"\n{}",
             run_dir.display(),
             control.display(),
             options.cooldown_ms,
+            options.poll_ms,
             options.log,
             options.config
         );

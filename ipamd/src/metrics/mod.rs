@@ -247,6 +247,8 @@ impl Metrics {
             (defs::NETLINK_MESSAGES, &self.netlink.messages),
             (defs::NETLINK_SENDS, &self.netlink.sends),
             (defs::NETLINK_ERRORS, &self.netlink.errors),
+            (defs::NFT_RUNS, &self.netlink.nft_runs),
+            (defs::IPTABLES_RUNS, &self.netlink.iptables_runs),
         ];
         for (def, value) in netlink {
             let counter: Counter = Counter::default();

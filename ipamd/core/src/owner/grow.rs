@@ -474,8 +474,8 @@ impl Owner {
     /// What EC2 refused, or did not answer.
     fn refused(&mut self, id: u64, mutation: &Mutation, error: &CloudError, now: Timestamp) {
         let until = now + error.retry_after();
-        if error.code.is_none() {
-            // No answer: it may have taken effect.
+        if error.leaves_open() {
+            // It may have taken effect.
             let stage = match mutation {
                 Mutation::Create { .. } => Stage::Again(until),
                 _ => Stage::Unknown(now),
