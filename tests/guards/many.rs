@@ -8,8 +8,8 @@ use crate::recording::{Recording, record_on, undisturbed};
 use crate::strace::Call;
 use crate::syscalls::{self, ADD_MOST, DEL_MOST};
 use eni_proto::reply::Outcome;
-use eni_tests::cni::Call as Cni;
 use eni_tests::client;
+use eni_tests::cni::Call as Cni;
 use eni_tests::node::{Node, Options};
 use eni_tests::sandbox::Bare;
 use eni_tests::wait;
@@ -25,7 +25,8 @@ const CALLERS: usize = 4;
 
 fn secondaries(node: &Node) -> usize {
     let enis = node.ask("enis");
-    let laid = enis.as_array().unwrap().iter().filter(|eni| eni["state"] == "in_use" && !eni["link"].is_null());
+    let laid =
+        enis.as_array().unwrap().iter().filter(|eni| eni["state"] == "in_use" && !eni["link"].is_null());
     laid.count() - 1
 }
 

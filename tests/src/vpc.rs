@@ -32,8 +32,9 @@ impl Node {
 
     /// The states of the secondary ENIs at EC2; none is one that is attached to nothing.
     pub fn ec2_secondaries(&self) -> Vec<Option<EniAttachmentStatus>> {
-        let primary =
-            |eni: &EniObservation| eni.attachment.as_ref().is_some_and(|attachment| attachment.device_index == 0);
+        let primary = |eni: &EniObservation| {
+            eni.attachment.as_ref().is_some_and(|attachment| attachment.device_index == 0)
+        };
         let secondaries = self.ec2_enis().into_iter().filter(|eni| !primary(eni));
         secondaries.map(|eni| eni.attachment.map(|attachment| attachment.status)).collect()
     }

@@ -80,7 +80,26 @@ fn all_alive(node: &Node, pods: &[Pod]) {
     let held: BTreeSet<Option<Ipv4Addr>> = live.iter().map(|pod| pod.address).collect();
     assert_eq!(held.len(), live.len(), "an address has two holders");
     for pod in live {
-        assert!(ping(&pod.sandbox.path(), node.address("peer_address"), None), "{} is cut off", pod.id);
+        if !ping(&pod.sandbox.path(), node.address("peer_address"), None) {
+            let again = ping(&pod.sandbox.path(), node.address("peer_address"), None);
+            for (role, line) in [
+                (
+                    "node",
+                    "ip -s link; ip neigh; ip rule; ip route show table all; nft list ruleset; cat /proc/net/nf_conntrack",
+                ),
+                ("router", "ip -s link; ip neigh; ip route; nft list ruleset"),
+            ] {
+                println!("== {role}\n{}", node.sh(role, line).unwrap_or_else(|e| e));
+            }
+            println!(
+                "{}",
+                eni_tests::programs::sh(&format!(
+                    "nsenter --net={} sh -c 'ip -s addr; ip route; ip neigh'",
+                    pod.sandbox.path()
+                ))
+            );
+            panic!("{} is cut off, again: {again}", pod.id);
+        }
     }
 }
 

@@ -27,7 +27,10 @@ fn netns_at_the_limit_of_the_type_one_add_too_many_is_told_so_at_once() {
     let answers = add_at_once(&node, &mut pods);
     let error = the_refusal(&mut pods, &answers);
     let why = error["details"].as_str().unwrap();
-    assert!(why.contains("the instance type carries 2 ENIs of 3 secondary addresses, and has them"), "{error}");
+    assert!(
+        why.contains("the instance type carries 2 ENIs of 3 secondary addresses, and has them"),
+        "{error}"
+    );
     all_alive(&node, &pods);
     nothing_dropped(&node, 2);
     // One goes, the next is served.

@@ -235,7 +235,11 @@ impl Pool {
             self.unindex(address);
             if let Some(entry) = self.addresses.get_mut(&address) {
                 entry.laid = !entry.laid;
-                if entry.laid { self.unlaid.remove(&address) } else { self.unlaid.insert(address) };
+                if entry.laid {
+                    self.unlaid.remove(&address)
+                } else {
+                    self.unlaid.insert(address)
+                };
             }
             self.index(address);
         }
