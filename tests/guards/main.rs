@@ -11,6 +11,7 @@
 mod commits;
 mod descriptors;
 mod host;
+mod many;
 mod netlink;
 mod plugin;
 mod recording;

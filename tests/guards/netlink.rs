@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Messages per ADD: the pair; five in the sandbox; link twice, neighbour and route on the host; and the route again
 /// where its preferred source is refused.
-const ADD_MESSAGES_MOST: usize = 11;
+pub(crate) const ADD_MESSAGES_MOST: usize = 11;
 /// Sends that carry them: one for the pair, one per side, one for the route again.
 const ADD_SENDS_MOST: usize = 4;
 /// A link, an address, a neighbour and a route at the least.
 const ADD_MESSAGES_LEAST: usize = 4;
 /// Messages per DEL: the route goes, the link joins the dying group.
-const DEL_MESSAGES_MOST: usize = 2;
+pub(crate) const DEL_MESSAGES_MOST: usize = 2;
 /// In one send.
 const DEL_SENDS: usize = 1;
 /// Messages of the reaper per link: it looks at each, and deletes a group of them at once or one by itself.
@@ -101,7 +101,8 @@ fn sends<'a>(calls: &'a [Call], thread: &str) -> Vec<(&'a Call, Vec<Message<'a>>
     sends.map(|call| (call, messages(call))).filter(|(_, messages)| !messages.is_empty()).collect()
 }
 
-fn count(calls: &[Call], thread: &str) -> (usize, usize) {
+/// Messages and sends of route netlink by threads of a name.
+pub(crate) fn count(calls: &[Call], thread: &str) -> (usize, usize) {
     let sends = sends(calls, thread);
     (sends.iter().map(|(_, messages)| messages.len()).sum(), sends.len())
 }

@@ -1,10 +1,10 @@
 //! What ipamd did for a number of ADDs and then of DELs, one at a time.
 //!
-//! Owns the one run that several guards read: the calls of ipamd under strace, which of them belong to which operation,
+//! Owns the run that several guards read, and how a run is made on any node: the calls of ipamd under strace, which of them belong to which operation,
 //! and the metrics before, between and after. Judges nothing.
 
 use crate::strace::{Call, Strace};
-use eni_tests::cni::{self, Call as Cni};
+use eni_tests::cni::Call as Cni;
 use eni_tests::node::{Node, Options};
 use eni_tests::sandbox::Sandbox;
 use eni_tests::wait;
@@ -43,33 +43,43 @@ fn record() -> Recording {
     // A release's level: each line of the log is a system call.
     let node = Node::new(&Options { log: "info", ..Options::default() });
     let sandboxes: Vec<Sandbox> = (0..PODS).map(|_| Sandbox::new()).collect();
+    let paths: Vec<String> = sandboxes.iter().map(Sandbox::path).collect();
+    record_on(&node, &paths)
+}
+
+/// Records an ADD of each of these sandboxes, then the DELs, on a node that may have others.
+pub(crate) fn record_on(node: &Node, sandboxes: &[String]) -> Recording {
+    let call = |verb, id: &str, netns: &str| Cni::new(node, verb).of(id, netns).pod(id).ok();
     let name = |n: usize| format!("c{n}");
     let links = || node.sh("node", "ip -br link").expect("ip lists links").matches("\neni").count();
+    let records = || node.ask("attachments").as_array().map_or(0, Vec::len);
+    let others = records();
     // What is made once, at the first use, is made.
-    cni::add(&node, "first", &sandboxes[0]);
-    cni::del(&node, "first", &sandboxes[0].path());
+    call("ADD", "first", &sandboxes[0]);
+    call("DEL", "first", &sandboxes[0]);
     wait::until("nothing is under way", || {
-        node.ask("attachments") == serde_json::json!([]) && counted(&node).commits >= 3
+        records() == others && links() == others && counted(node).commits >= 3
     });
     let strace = Strace::attach(node.ipamd_pid());
-    let before = counted(&node);
+    let before = counted(node);
     for (n, sandbox) in sandboxes.iter().enumerate() {
-        cni::add(&node, &name(n), sandbox);
+        call("ADD", &name(n), sandbox);
     }
     // It ends the last ADD's calls.
-    Cni::new(&node, "STATUS").ok();
-    let between = counted(&node);
+    Cni::new(node, "STATUS").ok();
+    let between = counted(node);
     for (n, sandbox) in sandboxes.iter().enumerate() {
-        cni::del(&node, &name(n), &sandbox.path());
+        call("DEL", &name(n), sandbox);
     }
-    Cni::new(&node, "STATUS").ok();
-    wait::until("every link is gone", || links() == 0);
-    wait::until("every record is gone", || node.ask("attachments") == serde_json::json!([]));
-    let after = counted(&node);
+    Cni::new(node, "STATUS").ok();
+    wait::until("every link is gone", || links() == others);
+    wait::until("every record is gone", || records() == others);
+    let after = counted(node);
     let calls = strace.end();
     let windows = connections(&calls);
-    assert_eq!(windows.len(), 2 * PODS + 2, "one connection per operation, and STATUS twice");
-    let (adds, dels) = (windows[..PODS].to_vec(), windows[PODS + 1..=2 * PODS].to_vec());
+    let count = sandboxes.len();
+    assert_eq!(windows.len(), 2 * count + 2, "one connection per operation, and STATUS twice");
+    let (adds, dels) = (windows[..count].to_vec(), windows[count + 1..=2 * count].to_vec());
     Recording { calls, adds, dels, counters: [before, between, after] }
 }
 

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 /// Per ADD. redb's commit is 13 of them (a page each of the two changed tables, their branches, the roots and the free
 /// lists), the three netlink sends and their preparation 15, the connection 18.
-const ADD_MOST: usize = 60;
+pub(crate) const ADD_MOST: usize = 60;
 /// Per DEL.
-const DEL_MOST: usize = 35;
+pub(crate) const DEL_MOST: usize = 35;
 /// No operation does with less: a connection, a request, a commit, a netlink send, an answer.
 const LEAST: usize = 15;
 
@@ -28,18 +28,18 @@ fn is_late(call: &Call) -> bool {
     call.thread == "ipamd" && call.name == "recvmsg" && call.text.contains("EAGAIN")
 }
 
-fn count(window: &Range<usize>) -> usize {
+/// The calls of an operation by the threads that it waits for.
+pub(crate) fn count(calls: &[Call]) -> usize {
     let counted = |call: &&Call| {
         let thread = call.thread.as_str();
         (thread == "ipamd" || thread == "store" || thread.starts_with("netlink-")) && !of_the_build(call)
     };
-    let calls = RECORDING.of(window);
     let late = calls.iter().filter(|call| is_late(call)).count();
     calls.iter().filter(counted).count() - late * LATE
 }
 
 fn per_operation(windows: &[Range<usize>]) -> usize {
-    let counts: Vec<usize> = windows.iter().map(count).collect();
+    let counts: Vec<usize> = windows.iter().map(|window| count(RECORDING.of(window))).collect();
     println!("system calls, by operation: {counts:?}");
     undisturbed(counts)
 }

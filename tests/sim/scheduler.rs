@@ -4,7 +4,7 @@
 //! crash and the restart, and the truth about what was answered to whom. Does not carry effects out: `world` does.
 
 use crate::kernel::WIRE_MESSAGES;
-use crate::world::{Fault, World};
+use crate::world::{Fault, Lie, World};
 use eni_proto::ids::{AttachmentKey, NetnsCookie};
 use eni_proto::reply;
 use eni_proto::request::Mode;
@@ -127,9 +127,9 @@ impl History {
         history
     }
 
-    /// With a kernel that reports links as gone that are there.
-    pub(crate) fn with_lying_reaper(mut self) -> History {
-        self.world.lying_reaper = true;
+    /// In a world that does not do what it says.
+    pub(crate) fn with(mut self, lie: Lie) -> History {
+        self.world.lie = Some(lie);
         self
     }
 

@@ -4,7 +4,7 @@
 
 use crate::kernel::FakeKernel;
 use embedded_vpc::model::{Ec2, Setup, Transition};
-use eni_proto::ids::{BootId, MacAddr, NetnsCookie};
+use eni_proto::ids::{BootId, EniId, MacAddr, NetnsCookie};
 use ipamd_core::cloud::{
     CloudError, CloudErrorKind, CloudObservation, EniAttachmentStatus, EniScope, Mutated, Mutation,
 };
@@ -27,6 +27,19 @@ pub(crate) enum Fault {
     Lost,
 }
 
+/// A part of the world that does not do what it says: the checks must see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// The kernel says of links that they are gone, and deletes none.
+    Reaper,
+    /// The store says of intents that they are written, and loses them.
+    Intents,
+    /// EC2 forgets client tokens: a create that is repeated makes a second ENI.
+    Tokens,
+    /// EC2 says of ENIs that they are deleted, and keeps them.
+    Delete,
+}
+
 /// Everything outside the owner.
 pub(crate) struct World {
     /// What is durable.
@@ -41,8 +54,10 @@ pub(crate) struct World {
     pub(crate) watched: Vec<MacAddr>,
     /// This boot.
     pub(crate) boot: BootId,
-    /// Reports links as gone without deleting them.
-    pub(crate) lying_reaper: bool,
+    /// What is not done as it is said.
+    pub(crate) lie: Option<Lie>,
+    /// The ENI that each client token has made.
+    made: BTreeMap<String, EniId>,
     /// Which sandbox each operation of the running daemon named.
     pub(crate) sandboxes: BTreeMap<u64, NetnsCookie>,
 }
@@ -64,7 +79,8 @@ impl World {
             ec2,
             boot: BootId::new("boot-1"),
             now: Timestamp::ZERO,
-            lying_reaper: false,
+            lie: None,
+            made: BTreeMap::new(),
             watched: Vec::new(),
             sandboxes: BTreeMap::new(),
         }
@@ -117,8 +133,26 @@ impl World {
         if fault == Fault::Refused {
             return Err(self.failed(mutation, Some("RequestLimitExceeded")));
         }
-        let done = self.ec2.mutate(mutation, None, self.now);
+        let done = self.change(mutation);
         if fault == Fault::Lost { Err(self.failed(mutation, None)) } else { done }
+    }
+
+    /// EC2 does it, honestly or not.
+    fn change(&mut self, mutation: &Mutation) -> Result<Mutated, CloudError> {
+        let mut asked = mutation.clone();
+        match &mut asked {
+            Mutation::Delete { .. } if self.lie == Some(Lie::Delete) => return Ok(Mutated::Done),
+            Mutation::Create { token, .. } if self.lie == Some(Lie::Tokens) => {
+                *token = format!("{token}-{}", self.ec2.enis().len());
+            }
+            _ => {}
+        }
+        let done = self.ec2.mutate(&asked, None, self.now);
+        if let (Mutation::Create { token, .. }, Ok(Mutated::Created(eni))) = (mutation, &done) {
+            let first = self.made.entry(token.clone()).or_insert_with(|| eni.id.clone());
+            assert_eq!(*first, eni.id, "one create has made two ENIs");
+        }
+        done
     }
 
     fn failed(&self, mutation: &Mutation, code: Option<&str>) -> CloudError {
@@ -140,6 +174,9 @@ impl World {
                 if !refuse {
                     self.stored.apply(batch);
                 }
+                if self.lie == Some(Lie::Intents) {
+                    self.stored.intents.clear();
+                }
                 Completion::Committed(if fault == Fault::None { Ok(()) } else { Err("no space".into()) })
             }
             EffectKind::Wire(spec) => {
@@ -153,7 +190,7 @@ impl World {
                 Completion::Unwired(done.and(if fault == Fault::Lost { Err(step_failed()) } else { Ok(()) }))
             }
             EffectKind::Reap(links) => {
-                let lie = self.lying_reaper;
+                let lie = self.lie == Some(Lie::Reaper);
                 let mut reaped = if refuse || lie {
                     ipamd_core::kernel::Reaped::default()
                 } else {

@@ -5,10 +5,12 @@
 //! test fails. Names carry the process id, so that several copies run side by side. Does not assert anything about
 //! the system: the tests do.
 
+pub mod client;
 pub mod cni;
 pub mod demo;
 pub mod node;
 pub mod programs;
 pub mod sandbox;
 pub mod traffic;
+pub mod vpc;
 pub mod wait;

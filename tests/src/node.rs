@@ -8,7 +8,6 @@ use crate::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
@@ -31,10 +30,12 @@ pub struct Options {
     pub cooldown_ms: u64,
     /// The level of ipamd's log.
     pub log: &'static str,
-    /// More arguments of `embedded-vpc run`.
-    pub vpc_args: &'static [&'static str],
     /// Where `/metrics` is served over TCP; empty: nowhere.
     pub metrics_listen: &'static str,
+    /// The time between ipamd's looks at EC2 while something is on its way there.
+    pub poll_ms: u64,
+    /// Words that are added to the embedded VPC's command line.
+    pub vpc_args: &'static [&'static str],
     /// Lines that are added to ipamd's configuration.
     pub config: String,
 }
@@ -46,8 +47,9 @@ impl Default for Options {
             secondary: 29,
             cooldown_ms: 0,
             log: "debug",
-            vpc_args: &[],
             metrics_listen: "",
+            poll_ms: 50,
+            vpc_args: &[],
             config: String::new(),
         }
     }
@@ -94,9 +96,9 @@ impl Node {
             .arg(program("embedded-vpc"))
             .args(["run", "--prefix", &prefix, "--instance-type", &instance_type])
             .args(["--secondary", &options.secondary.to_string()])
+            .args(options.vpc_args)
             .arg("--control")
             .arg(&control)
-            .args(options.vpc_args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -108,11 +110,12 @@ impl Node {
             serde_json::from_str(&line).unwrap_or_else(|e| panic!("embedded-vpc did not start: {e}"));
         let config = format!(
             "[paths]\nrun_dir = \"{}\"\n[cloud]\ncontrol = \"{}\"\n[pool]\ncooldown_ms = {}\n\
-             [metrics]\nlisten = \"{}\"\n[timing]\npoll_ms = 50\n[log]\nlevel = \"{}\"\n{}",
+             [metrics]\nlisten = \"{}\"\n[timing]\npoll_ms = {}\n[log]\nlevel = \"{}\"\n{}",
             run_dir.display(),
             control.display(),
             options.cooldown_ms,
             options.metrics_listen,
+            options.poll_ms,
             options.log,
             options.config
         );
@@ -306,38 +309,6 @@ impl Node {
         assert_eq!(status, 200, "{text}");
         let lines = text.lines().filter(|l| l.strip_prefix(name).is_some_and(|r| r.starts_with(['{', ' '])));
         lines.filter(|l| l.contains(label)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-    }
-
-    /// What the embedded VPC answers to `drops`, `enis`, `journal`, `calls` or a request in JSON.
-    pub fn inspect(&self, what: &str) -> Value {
-        let vpc = program("embedded-vpc").display().to_string();
-        let text =
-            run(&vpc, &["inspect", "--control", &self.control(), what]).unwrap_or_else(|e| panic!("{e}"));
-        serde_json::from_str(&text).expect("it prints JSON")
-    }
-
-    /// The ENIs as EC2 has them, attached or not.
-    pub fn enis(&self) -> Vec<Value> {
-        self.inspect("enis").as_array().cloned().unwrap_or_default()
-    }
-
-    /// Packets that the VPC's source checks have dropped, by counter: `v1` and up by ENI, `internet` at the gateway.
-    pub fn all_drops(&self) -> BTreeMap<String, u64> {
-        serde_json::from_value(self.inspect("drops")).expect("counters by name")
-    }
-
-    /// One of them.
-    pub fn drops(&self, counter: &str) -> u64 {
-        *self.all_drops().get(counter).unwrap_or_else(|| panic!("no counter {counter}"))
-    }
-
-    /// Makes the cloud fail: the next `count` calls of this name answer `error`.
-    pub fn cloud_fault(&self, call: &str, error: &str, count: u32) {
-        let request = format!(
-            "{{\"set_fault\":{{\"call\":\"{call}\",\"error\":\"{error}\",\"delay_ms\":0,\"count\":{count}}}}}"
-        );
-        let vpc = program("embedded-vpc").display().to_string();
-        run(&vpc, &["inspect", "--control", &self.control(), &request]).unwrap_or_else(|e| panic!("{e}"));
     }
 }
 

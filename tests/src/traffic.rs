@@ -30,9 +30,10 @@ pub fn spawn<T: Send + 'static>(netns: &str, run: impl FnOnce() -> T + Send + 's
     })
 }
 
-/// Whether one ping is answered; `source` is the address to send from.
+/// Whether one ping is answered; `netns` is a name or a path, `source` the address to send from.
 pub fn ping(netns: &str, target: Ipv4Addr, source: Option<Ipv4Addr>) -> bool {
-    let net = format!("--net=/run/netns/{netns}");
+    let net =
+        if netns.starts_with('/') { format!("--net={netns}") } else { format!("--net=/run/netns/{netns}") };
     let (target, source) = (target.to_string(), source.map(|s| s.to_string()));
     let mut args = vec![net.as_str(), "ping", "-n", "-c1", "-W2"];
     if let Some(source) = &source {

@@ -261,6 +261,12 @@ pub enum CloudErrorKind {
 }
 
 impl CloudError {
+    /// Whether the call may have taken effect all the same: it was not answered, or EC2 failed on the way and says so
+    /// (InternalError, Unavailable). Every other code is a refusal: nothing was changed.
+    pub fn leaves_open(&self) -> bool {
+        self.code.is_none() || self.kind == CloudErrorKind::Unreachable
+    }
+
     /// How long to wait before the same call is worth making again.
     pub fn retry_after(&self) -> Duration {
         match self.kind {

@@ -39,6 +39,8 @@ defs! {
     NETLINK_SENDS = "netlink_sends", "counter", "", "Send calls that carried them";
     NETLINK_ERRORS = "netlink_errors", "counter", "", "Messages that the kernel refused, those included whose refusal is fine";
     NETFILTER_ERRORS = "netfilter_errors", "counter", "", "Messages of conntrack and nft that the kernel refused, those included whose refusal is fine";
+    NFT_RUNS = "nft_runs", "counter", "", "Runs of nft: one at the start, one per change of the ENIs or of the VPC's CIDRs";
+    IPTABLES_RUNS = "iptables_runs", "counter", "", "Runs of iptables";
     REAPED_LINKS = "reaped_links", "counter", "", "Dying links that are gone";
     KEPT_LINKS = "kept_links", "counter", "", "Dying links that could not be deleted, each time they were tried";
     REAP_SECONDS = "reap_seconds", "histogram", "", "Seconds of one batch of the reaper";

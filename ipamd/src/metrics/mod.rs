@@ -249,6 +249,8 @@ impl Metrics {
             (defs::NETLINK_SENDS, &self.netlink.sends),
             (defs::NETLINK_ERRORS, &self.netlink.errors),
             (defs::NETFILTER_ERRORS, &self.netlink.netfilter_errors),
+            (defs::NFT_RUNS, &self.netlink.nft_runs),
+            (defs::IPTABLES_RUNS, &self.netlink.iptables_runs),
         ];
         let netlink = netlink.map(|(def, value)| (def, value.load(Ordering::Relaxed)));
         for (def, value) in netlink.into_iter().chain([(defs::LOG_LINES_DROPPED, telemetry::dropped())]) {

@@ -114,7 +114,7 @@ fn add_first(screen: &mut Screen, node: &mut Node) -> Vec<Container> {
         wait::holds_within(wait::PATIENCE, ready),
         "the next ipamd takes it over: its addresses are free",
     );
-    screen.check(node.enis().len() == 2, "EC2 has no ENI that ipamd does not know");
+    screen.check(node.ec2_enis().len() == 2, "EC2 has no ENI that ipamd does not know");
     screen.check(ping(first.sandbox.name(), node.address("peer_address"), None), "the container talks");
     vec![first]
 }
@@ -350,7 +350,7 @@ fn delete_all(screen: &mut Screen, node: &Node, containers: &[Container]) {
 
 fn nothing_left(screen: &mut Screen, node: &Node, empty: &traces::Look) {
     screen.step("nothing is left");
-    let free = || node.ask("status")["pool"]["free"] == ADDRESSES && node.enis().len() == 1;
+    let free = || node.ask("status")["pool"]["free"] == ADDRESSES && node.ec2_enis().len() == 1;
     screen.check(
         wait::holds_within(wait::PATIENCE, free),
         "after the cooldown every address is free, and the ENIs beyond the warm target are given back to EC2",

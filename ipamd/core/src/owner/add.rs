@@ -364,7 +364,7 @@ impl Owner {
 
     /// ADDs that waited for the node to serve are begun, in the order they came.
     pub(super) fn begin_waiting(&mut self, now: Timestamp) {
-        for id in self.waiting.iter().copied().collect::<Vec<_>>() {
+        while let Some(id) = self.waiting.first().copied() {
             self.begin_add(id, now);
             if self.waiting.contains(&id) {
                 return; // first come, first served: who could not be served keeps its place

@@ -1,12 +1,13 @@
 //! The attachments in memory.
 //!
 //! Owns the records by key and generation, at most one of a key not dying, and the indexes over them: which host link
-//! name is whose, which are dying in which sandbox. Does not decide transitions.
+//! name or number is whose, which are dying in which sandbox. None of what an ADD or DEL asks looks at all of them.
+//! Does not decide transitions.
 
 use super::event::OpId;
 use crate::record::{AttachmentId, AttachmentRecord, AttachmentState};
 use eni_proto::ids::{AttachmentKey, Ifname, NetnsCookie};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// An attachment in memory.
@@ -24,24 +25,30 @@ pub(super) struct Attachments {
     slots: BTreeMap<AttachmentId, Slot>,
     current: BTreeMap<AttachmentKey, AttachmentId>,
     names: BTreeMap<Ifname, AttachmentId>,
+    links: BTreeMap<u32, AttachmentId>,
+    dying: BTreeMap<NetnsCookie, BTreeSet<AttachmentId>>,
 }
 
 impl Attachments {
     pub(super) fn put(&mut self, record: Arc<AttachmentRecord>) {
         let id = record.id();
+        self.unindex(&id);
         if record.state == AttachmentState::Dying {
             if self.current.get(&id.key) == Some(&id) {
                 self.current.remove(&id.key);
             }
+            self.dying.entry(record.netns_cookie).or_default().insert(id.clone());
         } else {
             self.current.insert(id.key.clone(), id.clone());
         }
         self.names.insert(record.host_link.clone(), id.clone());
+        self.links.insert(record.host_ifindex, id.clone());
         let delivered_by = self.slots.get(&id).and_then(|s| s.delivered_by);
         self.slots.insert(id, Slot { record, delivered_by });
     }
 
     pub(super) fn remove(&mut self, id: &AttachmentId) -> Option<Slot> {
+        self.unindex(id);
         let slot = self.slots.remove(id)?;
         if self.current.get(&id.key) == Some(id) {
             self.current.remove(&id.key);
@@ -50,6 +57,21 @@ impl Attachments {
             self.names.remove(&slot.record.host_link);
         }
         Some(slot)
+    }
+
+    /// Takes what is to be replaced or removed out of the indexes by link number and by sandbox.
+    fn unindex(&mut self, id: &AttachmentId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        if self.links.get(&slot.record.host_ifindex) == Some(id) {
+            self.links.remove(&slot.record.host_ifindex);
+        }
+        let cookie = slot.record.netns_cookie;
+        if let Some(of_sandbox) = self.dying.get_mut(&cookie)
+            && of_sandbox.remove(id)
+            && of_sandbox.is_empty()
+        {
+            self.dying.remove(&cookie);
+        }
     }
 
     pub(super) fn get(&self, id: &AttachmentId) -> Option<&Slot> {
@@ -81,7 +103,7 @@ impl Attachments {
     }
 
     pub(super) fn by_ifindex(&self, ifindex: u32) -> Option<&Slot> {
-        self.slots.values().find(|s| s.record.host_ifindex == ifindex)
+        self.slots.get(self.links.get(&ifindex)?)
     }
 
     /// The dying ones of a key, in order.
@@ -93,10 +115,8 @@ impl Attachments {
 
     /// The links of dying attachments that would be in the way of an interface `ifname` in this sandbox.
     pub(super) fn dying_in(&self, cookie: NetnsCookie, ifname: &Ifname) -> Vec<u32> {
-        let dying = self.all().filter(|r| r.state == AttachmentState::Dying);
-        dying
-            .filter(|r| r.netns_cookie == cookie && r.key.ifname == *ifname)
-            .map(|r| r.host_ifindex)
-            .collect()
+        let dying = self.dying.get(&cookie).into_iter().flatten();
+        let named = dying.filter(|id| id.key.ifname == *ifname).filter_map(|id| self.slots.get(id));
+        named.map(|slot| slot.record.host_ifindex).collect()
     }
 }

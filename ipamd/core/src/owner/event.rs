@@ -102,7 +102,7 @@ pub enum Completion {
     HostApplied(Vec<HostStepError>),
     /// [`EffectKind::ObserveCloud`]; a failed or partial answer is unknown, never empty.
     CloudObserved(Result<CloudObservation, String>),
-    /// [`EffectKind::Mutate`]: what EC2 did or why not; without EC2's code it may have taken effect all the same.
+    /// [`EffectKind::Mutate`]: what EC2 did or why not; see [`CloudError::leaves_open`].
     Mutated(Result<Mutated, CloudError>),
     /// Not started, because an effect that it comes after has failed.
     Skipped,

@@ -92,10 +92,16 @@ impl Growth {
         [&self.create_refused, &self.assign_refused].into_iter().flatten().map(|(_, why)| why.as_str())
     }
 
+    /// Forgets refusals that are worth another try: what was planned with them is planned anew.
     fn expire(&mut self, now: Timestamp) {
+        let before = self.held.len();
         self.held.retain(|_, until| *until > now);
+        let mut expired = self.held.len() < before;
         for refused in [&mut self.create_refused, &mut self.assign_refused] {
-            refused.take_if(|(until, _)| *until <= now);
+            expired |= refused.take_if(|(until, _)| *until <= now).is_some();
+        }
+        if expired {
+            self.replan();
         }
     }
 
@@ -113,7 +119,9 @@ impl Growth {
             Stage::Again(at) => Some(at),
             _ => None,
         });
-        again.chain(self.held.values().copied()).chain(self.plan_at).min()
+        let refused =
+            [&self.create_refused, &self.assign_refused].into_iter().flatten().map(|(until, _)| *until);
+        again.chain(self.held.values().copied()).chain(refused).chain(self.plan_at).min()
     }
 }
 
@@ -474,8 +482,8 @@ impl Owner {
     /// What EC2 refused, or did not answer.
     fn refused(&mut self, id: u64, mutation: &Mutation, error: &CloudError, now: Timestamp) {
         let until = now + error.retry_after();
-        if error.code.is_none() {
-            // No answer: it may have taken effect.
+        if error.leaves_open() {
+            // It may have taken effect.
             let stage = match mutation {
                 Mutation::Create { .. } => Stage::Again(until),
                 _ => Stage::Unknown(now),
@@ -483,6 +491,10 @@ impl Owner {
             if let Some(intent) = self.growth.intents.get_mut(&id) {
                 intent.stage = stage;
                 intent.doubtful = true;
+            }
+            if let Some(eni) = mutation.eni() {
+                // What was seen of it was before this call.
+                self.growth.seen.remove(eni);
             }
             self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
             return;

@@ -291,7 +291,7 @@ impl Owner {
     /// Opens the gate when nothing stands before it any more.
     pub(super) fn gate_progress(&mut self, now: Timestamp) {
         let orphans_gone = self.reaper.orphaned().is_empty();
-        if orphans_gone && self.gate.laid && self.pool.addresses().any(|a| !self.pool.is_laid(a.address)) {
+        if orphans_gone && self.gate.laid && !self.pool.is_all_laid() {
             self.driver.wake(self.reconcilers.host_net, now);
         }
         if self.gate.open() {

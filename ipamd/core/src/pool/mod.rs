@@ -49,6 +49,8 @@ pub struct Pool {
     available: BTreeMap<EniId, BTreeSet<(Timestamp, Ipv4Addr)>>,
     /// Cooling and reaped, by the end of the cooldown.
     cooled: BTreeSet<(Timestamp, Ipv4Addr)>,
+    /// Addresses whose base route is not laid.
+    unlaid: BTreeSet<Ipv4Addr>,
     /// Each ENI's addresses in numbers.
     counts: BTreeMap<EniId, PoolCounts>,
     /// Goes up with every change of an ENI's or address's state.
@@ -72,9 +74,7 @@ impl Pool {
                 AddressState::Cooling { attachment, .. } => reaped(attachment),
                 _ => false,
             };
-            let address = record.address;
-            pool.addresses.insert(address, Address { record, laid: false, reaped, missed: 0 });
-            pool.index(address);
+            pool.insert(Address { record, laid: false, reaped, missed: 0 });
         }
         pool
     }
@@ -148,6 +148,15 @@ impl Pool {
     fn take_out(&mut self, address: Ipv4Addr) {
         self.unindex(address);
         self.addresses.remove(&address);
+        self.unlaid.remove(&address);
+    }
+
+    /// A new address; nothing of it is laid.
+    fn insert(&mut self, new: Address) {
+        let address = new.record.address;
+        self.addresses.insert(address, new);
+        self.unlaid.insert(address);
+        self.index(address);
     }
 
     /// Says which link has an ENI's MAC.
@@ -173,6 +182,11 @@ impl Pool {
         self.addresses.get(&address).is_some_and(|a| a.laid)
     }
 
+    /// Whether every address's base route is laid.
+    pub fn is_all_laid(&self) -> bool {
+        self.unlaid.is_empty()
+    }
+
     /// Takes an address that EC2 names into the pool, free from `now` on once it is laid. Of one that is there already
     /// at most the ENI changes. The record to commit, if any.
     pub fn adopt(&mut self, address: Ipv4Addr, eni: &EniId, now: Timestamp) -> Option<AddressRecord> {
@@ -192,9 +206,7 @@ impl Pool {
         }
         let state = AddressState::Free { since: now };
         let record = AddressRecord { address, eni: eni.clone(), state, generation: 0 };
-        self.addresses
-            .insert(address, Address { record: record.clone(), laid: false, reaped: false, missed: 0 });
-        self.index(address);
+        self.insert(Address { record: record.clone(), laid: false, reaped: false, missed: 0 });
         Some(record)
     }
 
@@ -218,11 +230,16 @@ impl Pool {
 
     /// Says which base routes are laid; the others are not given out.
     pub fn set_laid(&mut self, laid: &BTreeSet<Ipv4Addr>) {
-        let all: Vec<Ipv4Addr> = self.addresses.keys().copied().collect();
-        for address in all {
+        let differs = self.addresses.iter().filter(|(address, a)| a.laid != laid.contains(address));
+        for address in differs.map(|(address, _)| *address).collect::<Vec<_>>() {
             self.unindex(address);
             if let Some(entry) = self.addresses.get_mut(&address) {
-                entry.laid = laid.contains(&address);
+                entry.laid = !entry.laid;
+                if entry.laid {
+                    self.unlaid.remove(&address)
+                } else {
+                    self.unlaid.insert(address)
+                };
             }
             self.index(address);
         }
@@ -251,8 +268,7 @@ impl Pool {
         } else {
             let state = AddressState::Free { since: Timestamp::ZERO };
             let record = AddressRecord { address, eni: eni.clone(), state, generation: 0 };
-            self.addresses.insert(address, Address { record, laid: false, reaped: false, missed: 0 });
-            self.index(address);
+            self.insert(Address { record, laid: false, reaped: false, missed: 0 });
         }
         Some(self.transition(address, |record| {
             record.generation += 1;

@@ -1,0 +1,59 @@
+//! A pool that cannot grow: whoever cannot be served is told so at once, with the true reason.
+
+use super::{Pod, add_at_once, all_alive, node, nothing_dropped};
+use eni_tests::cni::Answer;
+use eni_tests::wait;
+
+/// The error of the only one of several ADDs that was refused.
+fn the_refusal(pods: &mut [Pod], answers: &[Answer]) -> serde_json::Value {
+    let mut refusals = Vec::new();
+    for (pod, answer) in pods.iter_mut().zip(answers) {
+        if answer.code == Some(0) {
+            pod.added(answer);
+        } else {
+            assert_eq!(answer.error(), 11, "{}", answer.stdout);
+            refusals.push(answer.json());
+        }
+    }
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    refusals.remove(0)
+}
+
+/// With the plugin's usual deadline an ADD that waits in vain takes a minute: longer than a condition may.
+#[test]
+fn netns_at_the_limit_of_the_type_one_add_too_many_is_told_so_at_once() {
+    let node = node("test.2x4", 3, &[], 60_000);
+    let mut pods = Pod::many(7);
+    let answers = add_at_once(&node, &mut pods);
+    let error = the_refusal(&mut pods, &answers);
+    let why = error["details"].as_str().unwrap();
+    assert!(
+        why.contains("the instance type carries 2 ENIs of 3 secondary addresses, and has them"),
+        "{error}"
+    );
+    all_alive(&node, &pods);
+    nothing_dropped(&node, 2);
+    // One goes, the next is served.
+    pods[0].del(&node);
+    let free = || node.ask("status")["pool"]["free"] == 1 || pods.iter().all(|p| p.address.is_some());
+    wait::until("an address is free", free);
+    let unserved = pods.iter_mut().filter(|pod| pod.address.is_none()).last().unwrap();
+    unserved.add(&node);
+}
+
+#[test]
+fn netns_with_the_subnet_full_an_add_is_told_ec2s_own_reason_at_once() {
+    let node = node("test.3x4", 3, &[], 60_000);
+    node.subnet_free(Some(1));
+    let mut pods = Pod::many(4);
+    let answers = add_at_once(&node, &mut pods);
+    let error = the_refusal(&mut pods, &answers);
+    let why = error["details"].as_str().unwrap();
+    for part in ["CreateNetworkInterface", "InsufficientFreeAddressesInSubnet", "1 free", "request id req-"] {
+        assert!(why.contains(part), "{part:?} is not told: {error}");
+    }
+    let status = node.ask("status")["reasons"].to_string();
+    assert!(status.contains("InsufficientFreeAddressesInSubnet"), "{status}");
+    assert_eq!(node.ec2_enis().len(), 1, "nothing was made");
+    all_alive(&node, &pods);
+}
