@@ -10,6 +10,7 @@ mod crash;
 mod instances;
 mod paths;
 mod spoof;
+mod steering;
 mod store;
 
 /// A node for one test.
