@@ -4,7 +4,7 @@
 
 use super::probe::{self, Path, Protocol};
 use super::site::{EXCLUDED, METADATA, Site, only, path};
-use eni_tests::traffic::inside;
+use eni_tests::traffic::spawn;
 use nix::errno::Errno;
 
 /// Every path to an address, by ICMP, TCP and UDP.
@@ -91,9 +91,12 @@ pub(super) fn unheld(site: &Site) {
     // limit counts them too: once in a test.
     site.node.sh("node", "sysctl -qw net.ipv4.icmp_ratelimit=0").unwrap();
     let pods = site.clients().into_iter().map(|pod| site.from_pod(pod, unheld, 7));
-    for ask in pods.chain(["node", "peer", "client"].map(|role| site.from(role, unheld, 7))) {
-        let netns = ask.netns.clone();
-        for (protocol, errno) in inside(&netns, move || probe::errors(&ask)) {
+    let askers = pods.chain(["node", "peer", "client"].map(|role| site.from(role, unheld, 7)));
+    // At once: TCP's first answer comes while the connecting still holds the socket, so it is the second that ends it.
+    let threads =
+        askers.map(|ask| (ask.netns.clone(), spawn(&ask.netns.clone(), move || probe::errors(&ask))));
+    for (netns, thread) in threads.collect::<Vec<_>>() {
+        for (protocol, errno) in thread.join().expect("a client") {
             assert_eq!(errno, Some(Errno::EHOSTUNREACH), "{netns} asks {unheld} by {protocol:?}");
         }
     }

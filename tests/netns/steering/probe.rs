@@ -138,10 +138,19 @@ pub(super) fn errors(ask: &Ask) -> Vec<(Protocol, Option<Errno>)> {
     ALL.iter().map(|protocol| (*protocol, errno(*protocol))).collect()
 }
 
+/// Sends one datagram from the caller's namespace; whether no answer comes, within a time that only a failure needs.
+pub(super) fn sent_in_vain(ask: &Ask) -> bool {
+    udp_within(ask, Duration::from_millis(300)).is_err()
+}
+
 fn udp(ask: &Ask) -> io::Result<Ipv4Addr> {
+    udp_within(ask, ANSWER)
+}
+
+fn udp_within(ask: &Ask, answer: Duration) -> io::Result<Ipv4Addr> {
     let socket = UdpSocket::bind((ask.bound.unwrap_or(Ipv4Addr::UNSPECIFIED), 0))?;
     setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
-    socket.set_read_timeout(Some(ANSWER))?;
+    socket.set_read_timeout(Some(answer))?;
     socket.connect((ask.to, ask.port))?;
     socket.send(b"hello")?;
     let mut buffer = [0; 64];

@@ -131,6 +131,11 @@ impl Site {
         self.enis.map(|eni| self.on_eni(eni).nth(1).expect("a second pod"))
     }
 
+    /// The name of a pod's link on the host.
+    pub(super) fn host_link(&self, pod: &Pod) -> String {
+        attachment(&self.node, &pod.name)["host_link"].as_str().expect("a link").to_owned()
+    }
+
     /// An address that an ENI has and no pod holds.
     pub(super) fn unheld(&self) -> Ipv4Addr {
         let rows = self.node.ask("pool")["addresses"].as_array().cloned().unwrap_or_default();
