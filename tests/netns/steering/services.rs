@@ -61,6 +61,23 @@ pub(super) fn services(site: &Site) -> Vec<Service> {
     services
 }
 
+/// Ways in for a connection that stays open.
+pub(super) struct Sample {
+    /// The third ENI's own address, and the NodePort there of a pod on it.
+    pub(super) own: Ipv4Addr,
+    pub(super) port: u16,
+    /// The ClusterIP of the VPC's host.
+    pub(super) remote: Ipv4Addr,
+}
+
+/// A NodePort and a ClusterIP of the services.
+pub(super) fn sample(site: &Site) -> Sample {
+    let endpoints = endpoints(site);
+    let find = |name: &str| endpoints.iter().find(|e| e.name == name).expect("an endpoint");
+    let own = site.own[&site.enis[2]].0;
+    Sample { own, port: find("pod(2)").node_port(), remote: find("remote").cluster_ip() }
+}
+
 /// Every path to them, by TCP and UDP.
 pub(super) fn paths(site: &Site) -> Vec<Path<'_>> {
     let mut paths = Vec::new();

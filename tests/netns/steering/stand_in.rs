@@ -26,7 +26,7 @@ pub(super) struct Service {
 
 const WRITES: &str = "writing to a string does not fail";
 
-/// Lays the services in the node's namespace, instead of those that an earlier call has laid in the same form.
+/// Lays the services in the node's namespace; in the nft form instead of those that an earlier call has laid.
 pub(super) fn lay(node: &Node, form: Form, services: &[Service]) {
     let (program, text) = match form {
         Form::Nft => ("nft -f -", nft(services)),
@@ -118,7 +118,6 @@ fn iptables(services: &[Service]) -> String {
         "*nat\n\
          :KUBE-SERVICES - [0:0]\n:KUBE-NODEPORTS - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-POSTROUTING - [0:0]\n\
          {chains}\
-         -F PREROUTING\n-F OUTPUT\n-F POSTROUTING\n\
          -A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
          -A OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
          -A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING\n\
@@ -131,8 +130,7 @@ fn iptables(services: &[Service]) -> String {
          COMMIT\n\
          *filter\n\
          :KUBE-FORWARD - [0:0]\n\
-         -F FORWARD\n\
-         -A FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD\n\
+         -I FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD\n\
          -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n\
          -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\n\
          -A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
