@@ -8,6 +8,7 @@ use crate::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
@@ -257,13 +258,17 @@ impl Node {
         lines.filter(|l| l.contains(label)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    /// Packets that the VPC's source checks have dropped, by counter.
+    /// Packets that one of the VPC's source checks has dropped.
     pub fn drops(&self, counter: &str) -> u64 {
+        *self.all_drops().get(counter).unwrap_or_else(|| panic!("no counter {counter}"))
+    }
+
+    /// The same of all of them, by counter: `v1` for the ENI of device index 0, `internet` for the gateway's.
+    pub fn all_drops(&self) -> BTreeMap<String, u64> {
         let control = self.control();
         let vpc = program("embedded-vpc").display().to_string();
         let text = run(&vpc, &["inspect", "--control", &control, "drops"]).unwrap_or_else(|e| panic!("{e}"));
-        let drops: Value = serde_json::from_str(&text).expect("it prints JSON");
-        drops[counter].as_u64().unwrap_or_else(|| panic!("no counter {counter}"))
+        serde_json::from_str(&text).expect("it prints counts by name")
     }
 
     /// Makes the cloud fail: the next `count` calls of this name answer `error`.

@@ -13,10 +13,13 @@ use eni_tests::wait;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-/// As long as one exchange of a connection takes in the worst case, and so far from what it takes.
+/// What is sent at once and sent back: several segments.
 const CHUNK: usize = 40_000;
+/// Between two exchanges of a connection: without it they take the processors from what they are to live through.
+const PACE: Duration = Duration::from_millis(5);
 
 /// What long connections there are: each by another way through the rules.
 fn asks(site: &Site) -> Vec<(&'static str, Ask)> {
@@ -58,6 +61,7 @@ impl Traffic {
                         ));
                     }
                     counted.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(PACE);
                 }
                 Ok(())
             });

@@ -2,7 +2,7 @@
 //!
 //! Owns the services and the list of paths; a VPC host stands for a pod of another node.
 
-use super::probe::{PORT, Path, Server};
+use super::probe::{Ask, PORT, Path, Server};
 use super::site::{Site, only};
 use super::stand_in::Service;
 use std::net::Ipv4Addr;
@@ -76,6 +76,11 @@ pub(super) fn sample(site: &Site) -> Sample {
     let find = |name: &str| endpoints.iter().find(|e| e.name == name).expect("an endpoint");
     let own = site.own[&site.enis[2]].0;
     Sample { own, port: find("pod(2)").node_port(), remote: find("remote").cluster_ip() }
+}
+
+/// The client asks for a NodePort by the primary's address; its endpoint is a pod on the second ENI.
+pub(super) fn by_primary_to_second(site: &Site) -> Ask {
+    site.from("client", site.primary, endpoints(site)[1].node_port())
 }
 
 /// Every path to them, by TCP and UDP.

@@ -51,6 +51,12 @@ fn wrong_things(site: &Site) -> Vec<Wrong> {
             site.from_pod(second, peer, port),
             "v3",
         ),
+        wrong(
+            "what came in by the primary is not remembered",
+            "nft flush chain ip eni-cni eni1",
+            services::by_primary_to_second(site),
+            "v2",
+        ),
         wrong("answers of the node go by the primary", "nft flush chain ip eni-cni answers", bound, "v1"),
         wrong(
             "no SNAT, from the primary ENI",
@@ -70,21 +76,19 @@ fn wrong_things(site: &Site) -> Vec<Wrong> {
 #[test]
 fn netns_each_wrong_rule_is_counted_at_the_right_eni_and_mended_at_the_next_start() {
     let mut site = Site::new("test.3x4", "");
+    stand_in::lay(&site.node, stand_in::Form::Nft, &services::services(&site));
     for Wrong { name, line, ask, counter } in wrong_things(&site) {
         site.node.kill_ipamd();
-        let counters = ["v1", "v2", "v3", "internet"];
-        let before = counters.map(|c| site.node.drops(c));
+        let before = site.node.all_drops();
         site.node.sh("node", &line).unwrap();
         let netns = ask.netns.clone();
         assert!(inside(&netns, move || probe::sent_in_vain(&ask)), "{name}: it was answered");
-        for (c, before) in counters.iter().zip(before) {
-            let more = site.node.drops(c) > before;
-            assert_eq!(more, *c == counter, "{name}: the counter {c}");
+        for (at, now) in site.node.all_drops() {
+            assert_eq!(now > before[&at], at == counter, "{name}: the counter {at}");
         }
         site.node.start_ipamd();
         site.node.wait_ready();
     }
-    stand_in::lay(&site.node, stand_in::Form::Nft, &services::services(&site));
     probe::check("after every wrong thing was mended", &direct::paths(&site));
     probe::check("after every wrong thing was mended", &services::paths(&site));
 }
