@@ -12,6 +12,7 @@ mod instances;
 mod paths;
 mod process;
 mod spoof;
+mod steering;
 mod store;
 
 /// A node for one test.

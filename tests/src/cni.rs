@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// A call.
@@ -18,6 +19,7 @@ pub struct Call {
     environment: BTreeMap<String, String>,
     stdin: Vec<u8>,
     wrapper: Vec<String>,
+    program: PathBuf,
 }
 
 /// What a call came to.
@@ -42,6 +44,7 @@ impl Call {
             environment: environment.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             stdin: conf.to_string().into_bytes(),
             wrapper: Vec::new(),
+            program: plugin(),
         }
     }
 
@@ -90,11 +93,17 @@ impl Call {
         self
     }
 
+    /// Of another plugin of the list.
+    pub fn program(mut self, program: &Path) -> Call {
+        program.clone_into(&mut self.program);
+        self
+    }
+
     /// Starts it.
     pub fn start(&self) -> Running {
         let mut words = vec!["nsenter".to_owned(), format!("--net=/run/netns/{}", self.netns_of_caller)];
         words.extend(self.wrapper.iter().cloned());
-        words.push(plugin().display().to_string());
+        words.push(self.program.display().to_string());
         let mut child = Command::new(&words[0])
             .args(&words[1..])
             .env_clear()

@@ -54,13 +54,18 @@ pub struct Echo {
 impl Echo {
     /// Starts one in a namespace.
     pub fn start(netns: &str) -> Echo {
+        Echo::at(netns, Ipv4Addr::UNSPECIFIED)
+    }
+
+    /// The same, bound to one address.
+    pub fn at(netns: &str, address: Ipv4Addr) -> Echo {
         let (ready, started) = sync_channel(1);
         let (tell, seen) = sync_channel(1024);
         let told = tell.clone();
         spawn(netns, move || {
-            let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+            let tcp = TcpListener::bind((address, 0)).expect("a port");
             let port = tcp.local_addr().expect("it is bound").port();
-            let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the same port");
+            let udp = UdpSocket::bind((address, port)).expect("the same port");
             ready.send(port).expect("the starter waits");
             thread::spawn(move || {
                 for stream in tcp.incoming().flatten() {
@@ -134,7 +139,11 @@ pub struct Connection {
 impl Connection {
     /// Connects from the caller's namespace.
     pub fn open(target: Ipv4Addr, port: u16) -> Option<Connection> {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((target, port)), ANSWER).ok()?;
+        Connection::of(TcpStream::connect_timeout(&SocketAddr::from((target, port)), ANSWER).ok()?)
+    }
+
+    /// Of a stream that is connected to an [`Echo`].
+    pub fn of(mut stream: TcpStream) -> Option<Connection> {
         stream.set_read_timeout(Some(ANSWER)).ok()?;
         let mut told = Vec::new();
         let mut byte = [0u8];
