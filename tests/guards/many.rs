@@ -19,10 +19,10 @@ use std::sync::LazyLock;
 /// The pods that are there.
 const PRESENT: usize = 1000;
 /// The ADDs and DELs that are counted on a node.
-const MEASURED: usize = 12;
+const MEASURED: usize = 24;
 /// An operation changes two tables, attachments and addresses: a tree of a thousand records is a level deeper, and a
 /// commit writes a page more of it.
-const STORE_DEEPER: usize = 2;
+const STORE_DEEPER: usize = 3;
 /// At a time.
 const CALLERS: usize = 4;
 

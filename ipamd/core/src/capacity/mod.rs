@@ -234,7 +234,7 @@ fn go_on(view: &View, plan: &mut Plan) {
                 plan.steps.push(Step::DetachAgain { eni: eni.id.clone() });
             }
             (EniState::Deleting, Some(Seen::Available)) => {
-                plan.steps.push(Step::Delete { eni: eni.id.clone() })
+                plan.steps.push(Step::Delete { eni: eni.id.clone() });
             }
             _ => {}
         }

@@ -510,7 +510,7 @@ impl Owner {
                 self.growth.held.insert(eni.clone(), until);
             }
             Mutation::Delete { eni } if error.kind == CloudErrorKind::NotFound => {
-                self.drop_eni(eni, &mut batch)
+                self.drop_eni(eni, &mut batch);
             }
             Mutation::Attach { eni, .. } if error.kind == CloudErrorKind::LimitReached => {
                 // The instance carries no more: what was created for it is deleted again.
