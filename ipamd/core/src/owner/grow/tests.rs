@@ -1,3 +1,7 @@
+//! When what EC2 refused is tried again.
+//!
+//! Owns the cases of time alone: histories of whole owners are the simulation's.
+
 use super::*;
 
 fn at(millis: u64) -> Timestamp {
