@@ -19,7 +19,10 @@ use std::sync::LazyLock;
 /// The pods that are there.
 const PRESENT: usize = 1000;
 /// The ADDs and DELs that are counted on a node.
-const MEASURED: usize = 12;
+const MEASURED: usize = 24;
+/// An operation changes two tables, attachments and addresses: a tree of a thousand records is a level deeper, and a
+/// commit writes a page more of it.
+const STORE_DEEPER: usize = 3;
 /// At a time.
 const CALLERS: usize = 4;
 
@@ -103,14 +106,13 @@ static MANY: LazyLock<[Measured; 2]> = LazyLock::new(|| {
     [empty, measure(&node, &measured)]
 });
 
-fn per_operation(recording: &Recording, windows: &[Range<usize>], count: impl Fn(&[Call]) -> usize) -> usize {
-    undisturbed(windows.iter().map(|window| count(recording.of(window))).collect())
-}
-
-/// Messages, sends and system calls per ADD, then per DEL; the system calls without the store's, and the store's.
-fn costs(recording: &Recording) -> [[usize; 4]; 2] {
-    [&recording.adds, &recording.dels].map(|windows| {
-        let per = |count: &dyn Fn(&[Call]) -> usize| per_operation(recording, windows, count);
+/// Messages, sends and system calls per ADD, then per DEL; the system calls without the store's, and the store's. Of
+/// each the one of `pick`.
+fn costs(recording: &Recording, pick: fn(Vec<usize>) -> usize) -> [[usize; 4]; 2] {
+    [&recording.adds, &recording.dels].map(|windows: &Vec<Range<usize>>| {
+        let per = |count: &dyn Fn(&[Call]) -> usize| {
+            pick(windows.iter().map(|window| count(recording.of(window))).collect())
+        };
         let store = |calls: &[Call]| calls.iter().filter(|call| call.thread == "store").count();
         [
             per(&|calls| netlink::count(calls, "netlink-").0),
@@ -124,19 +126,17 @@ fn costs(recording: &Recording) -> [[usize; 4]; 2] {
 #[test]
 fn guard_a_thousand_pods_change_nothing_of_what_an_add_and_a_del_cost() {
     let [empty, full] = &*MANY;
-    let [before, after] = [empty, full].map(|measured| costs(&measured.recording));
+    let before = costs(&empty.recording, undisturbed);
+    // What grows with the pods grows for each: the least tells it, however busy the machine is.
+    let after = costs(&full.recording, |counts| counts.into_iter().min().unwrap());
     println!("0 pods, ADD and DEL [messages, sends, system calls, the store's]: {before:?}");
     println!("{PRESENT} pods, the same: {after:?}");
     for ([messages, sends, calls, store], now) in before.into_iter().zip(after) {
         assert_eq!((messages, sends), (now[0], now[1]), "netlink messages and sends");
-        assert!(calls.abs_diff(now[2]) <= 1, "{calls} system calls, then {}", now[2]);
-        // A tree of a thousand records is a level deeper: a page more for each changed table.
+        assert!(now[2] <= calls + 1, "{calls} system calls, then {}", now[2]);
         assert!(now[3] <= store + STORE_DEEPER, "{store} system calls of the store, then {}", now[3]);
     }
 }
-
-/// An operation changes two tables, attachments and addresses, and the trees of what is free follow.
-const STORE_DEEPER: usize = 4;
 
 #[test]
 fn guard_rules_and_nft_go_with_enis_and_not_with_pods() {
@@ -153,10 +153,10 @@ fn guard_rules_and_nft_go_with_enis_and_not_with_pods() {
 
 #[test]
 fn guard_the_counts_hold_with_three_enis() {
-    let node = full_node("test.3x8", 7, 21);
+    let node = full_node("test.3x12", 11, 33);
     wait::until("every ENI is laid", || secondaries(&node) == 2 && rules(&node) == 3);
     let measured = measure(&node, &Bare::many(MEASURED));
-    let [add, del] = costs(&measured.recording);
+    let [add, del] = costs(&measured.recording, undisturbed);
     println!("3 ENIs, ADD and DEL [messages, sends, system calls, the store's]: {add:?}, {del:?}");
     assert!(add[0] <= ADD_MESSAGES_MOST && del[0] <= DEL_MESSAGES_MOST, "{add:?} {del:?}");
     assert!(add[2] + add[3] <= ADD_MOST && del[2] + del[3] <= DEL_MOST, "{add:?} {del:?}");

@@ -293,3 +293,23 @@ impl fmt::Display for CloudError {
 }
 
 impl std::error::Error for CloudError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ec2_failed_at_may_have_happened_and_what_it_refused_has_not() {
+        let error = |kind, code: Option<&str>| CloudError {
+            kind,
+            call: "CreateNetworkInterface".to_owned(),
+            message: String::new(),
+            code: code.map(str::to_owned),
+            request_id: None,
+        };
+        assert!(error(CloudErrorKind::Unreachable, None).leaves_open(), "no answer");
+        assert!(error(CloudErrorKind::Unreachable, Some("InternalError")).leaves_open());
+        assert!(!error(CloudErrorKind::Throttled, Some("RequestLimitExceeded")).leaves_open());
+        assert!(!error(CloudErrorKind::SubnetFull, Some("InsufficientFreeAddressesInSubnet")).leaves_open());
+    }
+}

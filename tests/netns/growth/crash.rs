@@ -186,6 +186,8 @@ fn netns_replies_that_do_not_tell_the_truth_leak_nothing() {
         settled(&node, 1);
         assert_eq!(enis_made(&node), round + 1, "{call}");
     }
+    let refused: Vec<_> = node.journal().into_iter().filter(|entry| entry.outcome != "ok").collect();
+    assert!(refused.is_empty(), "what is not known is looked at, not asked for again: {refused:?}");
     all_alive(&node, &held);
     nothing_dropped(&node, 2);
 }

@@ -549,3 +549,6 @@ impl Owner {
         self.driver.wake_now(self.reconcilers.host_net, now);
     }
 }
+
+#[cfg(test)]
+mod tests;
