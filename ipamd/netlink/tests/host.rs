@@ -144,8 +144,8 @@ fn netns_a_sandbox_is_wired_whole_and_talks() {
     assert!(pod.sh("ip -4 route").contains("default via 169.254.1.1 dev eth0"));
     assert!(!bench.netns.sh("ip -6 addr show").contains("fe80"), "no link-local address");
     bench.host.apply(&[HostStep::AddRule { priority: PODS_RULE_PRIORITY, table: PODS_TABLE, mark: None }]);
-    bench.netns.sh("ping -c1 -W2 10.0.1.101");
-    pod.sh("ping -c1 -W2 10.0.1.10");
+    bench.netns.sh("ping -c2 -i0.2 -W2 10.0.1.101");
+    pod.sh("ping -c2 -i0.2 -W2 10.0.1.10");
     let sent = bench.counters.messages.load(std::sync::atomic::Ordering::Relaxed);
     assert!(sent > 9, "counted: {sent}");
 }
@@ -258,7 +258,8 @@ fn netns_conntrack_entries_of_a_reaped_address_are_deleted_and_others_stay() {
     bench.netns.sh("nft 'add table ip t; add chain ip t c { type filter hook prerouting priority 0; }; add rule ip t c ct state new accept'");
     for (spec, pod) in specs.iter().zip(&pods) {
         bench.wire(spec, pod).unwrap();
-        pod.sh("ping -c1 -W2 10.0.1.10");
+        // One more than needed: the kernel drops what is sent before it has started the new link's queue.
+        pod.sh("ping -c2 -i0.2 -W2 10.0.1.10");
     }
     let entries = |bench: &Bench, address: Ipv4Addr| {
         bench.netns.sh(&format!("conntrack -L -s {address} 2>/dev/null || true")).lines().count()

@@ -27,21 +27,24 @@ fn asks(site: &Site) -> Vec<(&'static str, Ask)> {
     let [.., there] = site.servers();
     let by_service = services::sample(site);
     vec![
-        ("pod(0) → internet", site.from_pod(first, site.internet(), site.at_internet.port)),
-        ("pod(1) → internet", site.from_pod(second, site.internet(), site.at_internet.port)),
-        ("pod(2) → VPC host", site.from_pod(third, site.peer(), site.at_peer.port)),
-        ("pod(0) → pod(2)", site.from_pod(first, there.address, there.server.port)),
+        ("pod(0) → internet", site.of_pod(first, site.internet(), site.at_internet.port)),
+        ("pod(1) → internet", site.of_pod(second, site.internet(), site.at_internet.port)),
+        ("pod(2) → VPC host", site.of_pod(third, site.peer(), site.at_peer.port)),
+        ("pod(0) → pod(2)", site.of_pod(first, there.address, there.server.port)),
         ("client → pod(2)", site.from("client", there.address, there.server.port)),
         ("VPC host → NodePort by the third ENI → pod(2)", site.from("peer", by_service.own, by_service.port)),
-        ("pod(2) → ClusterIP → VPC host", site.from_pod(third, by_service.remote, 80)),
+        ("pod(2) → ClusterIP → VPC host", site.of_pod(third, by_service.remote, 80)),
     ]
 }
 
 /// Connections that are used without a pause until they are ended.
 struct Traffic {
     end: Arc<AtomicBool>,
-    lines: Vec<(&'static str, Arc<AtomicUsize>, JoinHandle<Result<(), String>>)>,
+    lines: Vec<Line>,
 }
+
+/// One of them: its name, how many exchanges it has had, and its thread, which ends with why it broke.
+type Line = (&'static str, Arc<AtomicUsize>, JoinHandle<Result<(), String>>);
 
 impl Traffic {
     fn start(site: &Site) -> Traffic {

@@ -19,10 +19,10 @@ pub(super) fn paths(site: &Site) -> Vec<Path<'_>> {
 fn from_pods<'a>(site: &'a Site, paths: &mut Vec<Path<'a>>) {
     for (from, pod) in site.clients().into_iter().enumerate() {
         for (to, other) in site.servers().into_iter().enumerate() {
-            let ask = site.from_pod(pod, other.address, 0);
+            let ask = site.of_pod(pod, other.address, 0);
             paths.push(path(format!("pod({from}) → pod({to})"), ask, &other.server, pod.address));
         }
-        let ask = |to| site.from_pod(pod, to, 0);
+        let ask = |to| site.of_pod(pod, to, 0);
         let source = pod.address;
         paths.push(path(format!("pod({from}) → node's primary"), ask(site.primary), &site.at_node, source));
         for (eni, (own, server)) in &site.own {
@@ -90,7 +90,7 @@ pub(super) fn unheld(site: &Site) {
     // Of these answers the kernel gives an asker a burst of five and then one a second, and half of that when ICMP's own
     // limit counts them too: once in a test.
     site.node.sh("node", "sysctl -qw net.ipv4.icmp_ratelimit=0").unwrap();
-    let pods = site.clients().into_iter().map(|pod| site.from_pod(pod, unheld, 7));
+    let pods = site.clients().into_iter().map(|pod| site.of_pod(pod, unheld, 7));
     let askers = pods.chain(["node", "peer", "client"].map(|role| site.from(role, unheld, 7)));
     // At once: TCP's first answer comes while the connecting still holds the socket, so it is the second that ends it.
     let threads =

@@ -42,6 +42,7 @@ fn netns_host_ports_by_the_real_portmap_where_forward_drops() {
     let result = ours.ok().json();
     let theirs = mapped(&theirs.conf("prevResult", result.clone()), server.port);
     assert_eq!(theirs.ok().json()["ips"], result["ips"], "it hands our result on");
+    site.wait_up("mapped", &sandbox);
     let address: Ipv4Addr = sandbox.address("eth0").expect("an address");
     check("through hostPorts", &paths(&site, &sandbox, &server));
     site.assert_no_drops("through hostPorts");
@@ -67,7 +68,7 @@ fn paths<'a>(site: &'a Site, sandbox: &Sandbox, server: &'a Server) -> Vec<Path<
             push(format!("{role} → hostPort by ENI {eni}"), site.from(role, via, HOST_PORT), source);
         }
         for pod in site.clients() {
-            let ask = site.from_pod(pod, via, HOST_PORT);
+            let ask = site.of_pod(pod, via, HOST_PORT);
             push(format!("pod on ENI {} → hostPort by ENI {eni}", pod.eni), ask, pod.address);
         }
         let mut itself = site.from("node", via, HOST_PORT);

@@ -95,7 +95,7 @@ enum Told {
 
 /// Tries every path; fails with all that are wrong.
 pub(super) fn check(when: &str, paths: &[Path<'_>]) {
-    let mut clients: BTreeMap<&str, Vec<(usize, Ask, &'static [Protocol])>> = BTreeMap::new();
+    let mut clients: BTreeMap<&str, Vec<_>> = BTreeMap::new();
     for (index, path) in paths.iter().enumerate() {
         let client = clients.entry(&path.ask.netns).or_default();
         client.push((index, path.ask.clone(), path.protocols));

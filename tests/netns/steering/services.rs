@@ -130,7 +130,7 @@ fn cluster_ips<'a>(site: &'a Site, paths: &mut Vec<Path<'a>>) {
         };
         for (from, pod) in site.clients().into_iter().enumerate() {
             let source = if off { site.primary } else { pod.address };
-            let ask = |to, port| site.from_pod(pod, to, port);
+            let ask = |to, port| site.of_pod(pod, to, port);
             push(format!("pod({from}) → ClusterIP"), ask(endpoint.cluster_ip(), CLUSTER_PORT), source);
             let by_node = ask(site.primary, endpoint.node_port());
             push(format!("pod({from}) → NodePort by the primary"), by_node, source);
@@ -139,7 +139,7 @@ fn cluster_ips<'a>(site: &'a Site, paths: &mut Vec<Path<'a>>) {
         push("node → ClusterIP".to_owned(), node, site.primary);
     }
     for (endpoint, pod) in endpoints(site).into_iter().zip(site.servers()) {
-        let ask = site.from_pod(pod, endpoint.cluster_ip(), CLUSTER_PORT);
+        let ask = site.of_pod(pod, endpoint.cluster_ip(), CLUSTER_PORT);
         let name = format!("{} → ClusterIP → itself", endpoint.name);
         paths.push(Path { name, protocols: PORT, ask, server: endpoint.server, source: site.primary });
     }

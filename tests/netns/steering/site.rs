@@ -7,6 +7,7 @@ use super::probe::{ALL, Ask, Path, Protocol, Server};
 use eni_tests::cni::{add, del};
 use eni_tests::node::{Node, Options};
 use eni_tests::sandbox::Sandbox;
+use eni_tests::wait;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -107,6 +108,7 @@ impl Site {
     /// From now on the paths go over these ENIs, each of which has two pods.
     pub(super) fn go_over(&mut self, enis: [u32; 3]) {
         self.enis = enis;
+        self.pods.iter().for_each(|pod| self.wait_up(&pod.name, &pod.sandbox));
         self.own.clear();
         for eni in rows(&self.node, "enis").iter().filter(|e| enis[1..].contains(&number(e))) {
             let own = eni["primary"].as_str().and_then(|a| a.parse().ok()).expect("its own address");
@@ -115,6 +117,17 @@ impl Site {
         for eni in enis {
             assert!(self.on_eni(eni).count() >= 2, "two pods on ENI {eni}");
         }
+    }
+
+    /// Waits until both ends of a container's link carry packets. The kernel does that by itself a moment after the
+    /// second end was set up, and drops what is sent before: TCP would try again, a ping would not.
+    pub(super) fn wait_up(&self, container: &str, sandbox: &Sandbox) {
+        let host = host_link(&self.node, container);
+        let up = |shown: String| shown.contains(" UP ");
+        wait::until(&format!("the link of {container} is up"), || {
+            up(sandbox.sh("ip -br link show dev eth0").unwrap())
+                && up(self.node.sh("node", &format!("ip -br link show dev {host}")).unwrap())
+        });
     }
 
     pub(super) fn on_eni(&self, eni: u32) -> impl Iterator<Item = &Pod> {
@@ -133,7 +146,7 @@ impl Site {
 
     /// The name of a pod's link on the host.
     pub(super) fn host_link(&self, pod: &Pod) -> String {
-        attachment(&self.node, &pod.name)["host_link"].as_str().expect("a link").to_owned()
+        host_link(&self.node, &pod.name)
     }
 
     /// An address that an ENI has and no pod holds.
@@ -163,7 +176,7 @@ impl Site {
         assert!(wrong.is_empty(), "{when}: packets left with a wrong source: {wrong:?}");
     }
 
-    pub(super) fn from_pod(&self, pod: &Pod, to: Ipv4Addr, port: u16) -> Ask {
+    pub(super) fn of_pod(&self, pod: &Pod, to: Ipv4Addr, port: u16) -> Ask {
         Ask { netns: pod.sandbox.name().to_owned(), bound: None, to, port }
     }
 
@@ -200,6 +213,10 @@ fn rows(node: &Node, what: &str) -> Vec<Value> {
 fn attachment(node: &Node, container: &str) -> Value {
     let found = rows(node, "attachments").into_iter().find(|a| a["container"] == container);
     found.unwrap_or_else(|| panic!("no attachment of {container}"))
+}
+
+fn host_link(node: &Node, container: &str) -> String {
+    attachment(node, container)["host_link"].as_str().expect("a link").to_owned()
 }
 
 fn number(eni: &Value) -> u32 {

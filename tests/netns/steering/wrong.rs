@@ -29,26 +29,26 @@ fn wrong_things(site: &Site) -> Vec<Wrong> {
         wrong(
             "no rule for the third ENI's mark",
             "ip rule del fwmark 3/0x7f",
-            site.from_pod(third, peer, port),
+            site.of_pod(third, peer, port),
             "v1",
         ),
         wrong(
             "nothing is steered",
             "nft flush chain ip eni-cni steer",
-            site.from_pod(second, peer, port),
+            site.of_pod(second, peer, port),
             "v1",
         ),
         wrong(
             "a pod's link in another ENI's group",
             &format!("ip link set {link} group 247529986"),
-            site.from_pod(third, peer, port),
+            site.of_pod(third, peer, port),
             "v2",
         ),
         wrong(
             "the second ENI's table leads out by the third",
             "ip route replace table 247529730 10.0.1.1 dev ens7; \
              ip route replace table 247529730 default via 10.0.1.1 dev ens7",
-            site.from_pod(second, peer, port),
+            site.of_pod(second, peer, port),
             "v3",
         ),
         wrong(
@@ -61,13 +61,13 @@ fn wrong_things(site: &Site) -> Vec<Wrong> {
         wrong(
             "no SNAT, from the primary ENI",
             "nft flush chain ip eni-cni masq_out",
-            site.from_pod(first, internet, internet_port),
+            site.of_pod(first, internet, internet_port),
             "internet",
         ),
         wrong(
             "no SNAT, from another ENI",
             "nft flush chain ip eni-cni masq_out",
-            site.from_pod(third, internet, internet_port),
+            site.of_pod(third, internet, internet_port),
             "v1",
         ),
     ]
