@@ -137,7 +137,7 @@ fn cni_a_peer_that_is_not_root_is_refused_whatever_the_sockets_mode_is() {
     let said = run("setpriv", &[&nobody[..], &[&copy, "--socket", &socket, "status"]].concat());
     assert!(said.is_err(), "{said:?}");
     wait::until("it is counted", || node.metric("eni_ipamd_refused_requests_total", "not_root") >= 1.0);
-    assert!(node.log().contains("not root"), "{}", node.log());
+    wait::until("the log tells of it", || node.log().contains("not root"));
     sh(&format!("chmod 700 {} && chmod 600 {}", folder.display(), node.socket()));
     unchanged(&node);
 }

@@ -30,6 +30,7 @@ const DELROUTE: u16 = 25;
 const ROUTE_KINDS: std::ops::Range<u16> = 16..256;
 const NLM_F_CREATE: u16 = 0x400;
 
+const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -53,6 +54,12 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 impl Message<'_> {
+    /// The name that a link message tells, its final zero included.
+    fn name(&self) -> Vec<u8> {
+        let name = self.attributes().into_iter().find(|(kind, _)| *kind == IFLA_IFNAME);
+        name.map(|(_, name)| name.to_vec()).expect("a link message with a name")
+    }
+
     /// The link that a link message is about.
     fn ifindex(&self) -> u32 {
         u32_at(self.body, 4)
@@ -179,20 +186,30 @@ fn is_born_elsewhere(link: &[(u16, &[u8])]) -> bool {
 
 #[test]
 fn guard_a_del_deletes_no_link_and_the_reaper_comes_after_its_answer() {
+    // DEL names the link, the reaper its number: ADD has told both.
+    let mut numbers = BTreeMap::new();
+    for (_, messages) in sends(&RECORDING.calls, "netlink-") {
+        for made in messages.iter().filter(|m| m.kind == NEWLINK && m.flags & NLM_F_CREATE != 0) {
+            numbers.insert(made.name(), made.ifindex());
+        }
+    }
     // By link: the line at which its DEL was answered.
     let mut answered: BTreeMap<u32, usize> = BTreeMap::new();
     for window in &RECORDING.dels {
         let sends = sends(RECORDING.of(window), "netlink-");
         let dying = sends[0].1.iter().find(|message| message.kind == SETLINK).unwrap();
         assert!(dying.attributes().iter().any(|(kind, _)| *kind == IFLA_GROUP), "it joins a group");
-        answered.insert(dying.ifindex(), RECORDING.answered(window));
+        answered.insert(numbers[&dying.name()], RECORDING.answered(window));
     }
     assert_eq!(answered.len(), PODS, "each DEL has a link of its own");
     let (mut looked, mut deletes) = (BTreeSet::new(), 0);
     for (send, messages) in sends(&RECORDING.calls, "") {
         for message in messages {
             match message.kind {
-                GETLINK if send.thread.starts_with("reaper-") => drop(looked.insert(message.ifindex())),
+                // Not a list of all.
+                GETLINK if send.thread.starts_with("reaper-") && message.ifindex() != 0 => {
+                    looked.insert(message.ifindex());
+                }
                 DELLINK => {
                     assert!(send.thread.starts_with("reaper-"), "deleted by {}: {send:?}", send.thread);
                     let early =

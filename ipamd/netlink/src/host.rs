@@ -45,6 +45,8 @@ pub struct Host {
     pub(crate) nft: Arc<Mutex<Memory>>,
     pub(crate) inet6: bool,
     pub(crate) counters: Arc<Counters>,
+    /// Group deletes that are still made before the dying group is listed whole again.
+    pub(crate) group_trusted: u32,
     cookie: NetnsCookie,
 }
 
@@ -72,7 +74,7 @@ impl Host {
         let loopback = route.get(message::get_link(LOOPBACK), dump::RTM_NEWLINK);
         let loopback = loopback.map_err(|error| HostError::Look(error.to_string()))?;
         let inet6 = dump::has_inet6(&loopback);
-        Ok(Host { route, netfilter, nft, inet6, counters, cookie })
+        Ok(Host { route, netfilter, nft, inet6, counters, group_trusted: 0, cookie })
     }
 
     /// The cookie of the host's network namespace.

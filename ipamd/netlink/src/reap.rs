@@ -1,9 +1,9 @@
 //! The reaper's part: dying links are deleted, then the conntrack entries of their addresses.
 //!
 //! Owns the verification of every link, the group delete and its fall-back. A group delete takes every member of the
-//! dying group, so the links are listed first, and with a member that is not one of those to be deleted each goes by
+//! dying group, so the group is listed now and then, and with a member that is not one of those to be deleted each goes by
 //! itself. A number that somebody else's link has by now says that ours is gone. At most two rtnetlink messages per
-//! link (a look or the list's share, and a move or a delete). Does not decide when.
+//! link (a look, and a move or a delete). Does not decide when.
 
 use crate::conntrack;
 use crate::dump;
@@ -14,6 +14,9 @@ use crate::socket::CallError;
 use crate::wire;
 use ipamd_core::kernel::{DYING_GROUP, LinkView, ReapLink, Reaped};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How many groups in a row are deleted on one list of the dying group.
+const TRUST: u32 = 64;
 
 /// Deletes what may be deleted. A link is `gone` only when its conntrack entries are, too.
 pub(crate) fn reap(host: &mut Host, links: &[ReapLink]) -> Reaped {
@@ -36,24 +39,9 @@ struct Seen {
     group_is_ours: bool,
 }
 
-/// Which links are there to be deleted: several by one list of all, which also tells who is in the dying group; one,
-/// or several when there is no list, each by itself.
+/// Which links are there to be deleted, each looked at by its number.
 fn look(host: &mut Host, links: &[ReapLink], kept: &mut BTreeMap<u32, String>) -> Seen {
     let mut seen = Seen::default();
-    if links.len() > 1
-        && let Ok(all) =
-            host.route.dump(&message::dump_links(), dump::RTM_NEWLINK, |body| dump::link(body).map(Some))
-    {
-        let dying: BTreeSet<u32> =
-            all.iter().filter(|link| link.group == DYING_GROUP).map(|link| link.ifindex).collect();
-        let mut all: BTreeMap<u32, LinkView> = all.into_iter().map(|link| (link.ifindex, link)).collect();
-        for wanted in links {
-            judge(wanted, Ok(all.remove(&wanted.ifindex)), &mut seen, kept);
-        }
-        let present: BTreeSet<u32> = seen.present.iter().map(|(ifindex, _)| *ifindex).collect();
-        seen.group_is_ours = dying.is_subset(&present);
-        return seen;
-    }
     let requests = links.iter().map(|link| message::get_link(link.ifindex)).collect();
     match host.route.get_all(requests, dump::RTM_NEWLINK) {
         Ok(answers) => {
@@ -65,7 +53,27 @@ fn look(host: &mut Host, links: &[ReapLink], kept: &mut BTreeMap<u32, String>) -
             kept.extend(links.iter().map(|link| (link.ifindex, format!("looking at it: {error}"))));
         }
     }
+    if seen.present.len() > 1 {
+        seen.group_is_ours = group_is_ours(host, &seen);
+    }
     seen
+}
+
+/// Whether the dying group holds nothing but what is to be deleted. The kernel lists no single group, and a list of all
+/// links grows with the pods: it is taken at first, then once in [`TRUST`] groups, and whenever one of ours is gone,
+/// since what has its name or number by now may be somebody else's.
+fn group_is_ours(host: &mut Host, seen: &Seen) -> bool {
+    if host.group_trusted > 0 && seen.gone.is_empty() {
+        host.group_trusted -= 1;
+        return true;
+    }
+    let list = host.route.dump(&message::dump_links(), dump::RTM_NEWLINK, |body| dump::link(body).map(Some));
+    let ours = list.is_ok_and(|all| {
+        let mut dying = all.iter().filter(|link| link.group == DYING_GROUP);
+        dying.all(|link| seen.present.iter().any(|(ifindex, _)| *ifindex == link.ifindex))
+    });
+    host.group_trusted = if ours { TRUST } else { 0 };
+    ours
 }
 
 fn judge(

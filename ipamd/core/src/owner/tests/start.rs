@@ -252,7 +252,7 @@ fn an_attachment_holds_its_address_whatever_the_addresss_record_says() {
         bench.pass(Duration::from_secs(1));
         assert_eq!(bench.stored.addresses[0].state, AddressState::Allocated { attachment: holder });
         bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
-        assert!(bench.error(2).to_string().contains("1 allocated"), "nobody else gets it");
+        assert!(bench.error(2).to_string().contains("1 addresses are allocated"), "nobody else gets it");
     }
 }
 
