@@ -7,10 +7,9 @@ use crate::recording::{PODS, RECORDING};
 use crate::strace::Call;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Messages per ADD: the pair; five in the sandbox; link twice, neighbour and route on the host; and the route again
-/// where its preferred source is refused.
+/// Messages per ADD: the pair; the host end raised; six in the sandbox; alias, neighbour and route on the host.
 pub(crate) const ADD_MESSAGES_MOST: usize = 11;
-/// Sends that carry them: one for the pair, one per side, one for the route again.
+/// Sends that carry them: one each.
 const ADD_SENDS_MOST: usize = 4;
 /// A link, an address, a neighbour and a route at the least.
 const ADD_MESSAGES_LEAST: usize = 4;

@@ -86,9 +86,11 @@ pub enum WireStep {
     DeleteFirst,
     /// Creating the pair.
     Create,
+    /// The host end: its settings, then up.
+    HostEnd,
     /// The sandbox's batch: link up, address, routes, neighbour.
     SandboxBatch,
-    /// The host's batch: neighbour, settings, alias, route.
+    /// The host's batch: alias, neighbour, route.
     HostBatch,
 }
 

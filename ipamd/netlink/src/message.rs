@@ -79,14 +79,18 @@ fn no_link_local() -> AfSpecUnspec {
     AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])
 }
 
-/// Raises the sandbox's end. The host's is still down, so there is no carrier, and the kernel, which raises first and
-/// reads the address generation mode after, makes no link-local address in between.
-pub(crate) fn raise_sandbox_end(spec: &WireSpec, inet6: bool) -> Vec<u8> {
-    let mut link = raised(spec.ifindex);
-    if inet6 {
-        link.attributes.push(LinkAttribute::AfSpecUnspec(vec![no_link_local()]));
-    }
+/// The sandbox's end before it is raised: no link-local address. The host end is up, so raising it brings the carrier, and
+/// one message cannot do both: the kernel raises first and reads the address generation mode after.
+pub(crate) fn set_sandbox_end(spec: &WireSpec) -> Vec<u8> {
+    let mut link = LinkMessage::default();
+    link.header.index = spec.ifindex;
+    link.attributes = vec![LinkAttribute::AfSpecUnspec(vec![no_link_local()])];
     bytes(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
+}
+
+/// Raises the sandbox's end.
+pub(crate) fn raise_sandbox_end(spec: &WireSpec) -> Vec<u8> {
+    bytes(RouteNetlinkMessage::SetLink(raised(spec.ifindex)), NLM_F_ACK)
 }
 
 fn raised(ifindex: u32) -> LinkMessage {
@@ -182,21 +186,20 @@ fn inet(settings: InetSettings) -> AfSpecUnspec {
     AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, nested))])
 }
 
-/// The host end's settings, before it is raised: see [`raise_host_end`].
-pub(crate) fn set_host_end(spec: &WireSpec, settings: InetSettings, inet6: bool) -> Vec<u8> {
-    let mut link = LinkMessage::default();
-    link.header.index = spec.ifindex;
+/// Raises the host end, with its settings. The sandbox's is still down, so there is no carrier, and the kernel, which
+/// raises first and reads the address generation mode after, makes no link-local address in between.
+pub(crate) fn raise_host_end(spec: &WireSpec, settings: InetSettings, inet6: bool) -> Vec<u8> {
+    let mut link = raised(spec.ifindex);
     let mut families = vec![inet(settings)];
     families.extend(inet6.then(no_link_local));
     link.attributes = vec![LinkAttribute::AfSpecUnspec(families)];
     bytes(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
 }
 
-/// Raises the host end and gives it its alias, which the creating message would ignore. The sandbox's end is up, so
-/// this brings the carrier: the address generation mode must be set by then, and one message cannot do both, because
-/// the kernel raises first.
-pub(crate) fn raise_host_end(spec: &WireSpec) -> Vec<u8> {
-    let mut link = raised(spec.ifindex);
+/// The host end's alias, which the creating message would ignore.
+pub(crate) fn name_host_end(spec: &WireSpec) -> Vec<u8> {
+    let mut link = LinkMessage::default();
+    link.header.index = spec.ifindex;
     link.attributes = vec![LinkAttribute::IfAlias(spec.alias.clone())];
     bytes(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
 }

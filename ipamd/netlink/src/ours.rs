@@ -28,6 +28,11 @@ pub(crate) fn may_make_way(link: &LinkView) -> bool {
     marked && !of_an_eni(link) && link.kind == "veth"
 }
 
+/// Whether a member of the dying group is a host end of ours: pair, name and alias say so.
+pub(crate) fn is_dying(link: &LinkView) -> bool {
+    link.kind == "veth" && has_our_name(&link.name) && Alias::parse(&link.alias).is_some()
+}
+
 /// Whose link it is that has the number of a dying one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Whose {

@@ -35,7 +35,7 @@ struct Seen {
     present: Vec<(u32, bool)>,
     /// Those that are gone already.
     gone: Vec<u32>,
-    /// The dying group holds nothing but those: a group delete takes nobody else.
+    /// The dying group holds nothing but ours: a group delete takes nobody else's.
     group_is_ours: bool,
 }
 
@@ -59,7 +59,7 @@ fn look(host: &mut Host, links: &[ReapLink], kept: &mut BTreeMap<u32, String>) -
     seen
 }
 
-/// Whether the dying group holds nothing but what is to be deleted. The kernel lists no single group, and a list of all
+/// Whether the dying group holds nothing but ours: what is to be deleted, and what another DEL has put there since. The kernel lists no single group, and a list of all
 /// links grows with the pods: it is taken at first, then once in [`TRUST`] groups, and whenever one of ours is gone,
 /// since what has its name or number by now may be somebody else's.
 fn group_is_ours(host: &mut Host, seen: &Seen) -> bool {
@@ -70,7 +70,9 @@ fn group_is_ours(host: &mut Host, seen: &Seen) -> bool {
     let list = host.route.dump(&message::dump_links(), dump::RTM_NEWLINK, |body| dump::link(body).map(Some));
     let ours = list.is_ok_and(|all| {
         let mut dying = all.iter().filter(|link| link.group == DYING_GROUP);
-        dying.all(|link| seen.present.iter().any(|(ifindex, _)| *ifindex == link.ifindex))
+        dying.all(|link| {
+            seen.present.iter().any(|(ifindex, _)| *ifindex == link.ifindex) || ours::is_dying(link)
+        })
     });
     host.group_trusted = if ours { TRUST } else { 0 };
     ours

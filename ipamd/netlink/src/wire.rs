@@ -19,13 +19,14 @@ use ipamd_core::kernel::{
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Makes a sandbox's pair whole: ten messages in three sends, and one of each more when RTA_PREFSRC is refused.
+/// Makes a sandbox's pair whole: eleven messages in four sends, and one of each more when RTA_PREFSRC is refused.
 pub(crate) fn wire(host: &mut Host, spec: &WireSpec, sandbox: &SandboxSocket) -> Result<(), WireError> {
     let netns = enter(sandbox)?;
     for ifindex in &spec.delete_first {
         delete_first(host, *ifindex)?;
     }
     create(host, spec, sandbox.as_fd(), netns.as_fd())?;
+    raise_host_end(host, spec)?;
     wire_sandbox(host, spec, sandbox)?;
     wire_host(host, spec)
 }
@@ -125,39 +126,43 @@ fn inet6(host: &Host, spec: &WireSpec) -> bool {
     host.inet6 && spec.mtu >= IPV6_MIN_MTU
 }
 
+/// The host end is up before the sandbox's: the end that is raised second has its carrier at once, and its queue with it,
+/// the first gets its queue by the kernel's link-watch work a moment later. So it is the sandbox that can send at once:
+/// a connection's first packet would be lost otherwise, and its second comes after a second.
+fn raise_host_end(host: &mut Host, spec: &WireSpec) -> Result<(), WireError> {
+    const STEP: WireStep = WireStep::HostEnd;
+    const DOING: &str = "raising the host end";
+    let raised = host.route.call(message::raise_host_end(spec, POD_INET, inet6(host, spec)));
+    raised.map_err(|error| call_failed(STEP, DOING, &error, true))
+}
+
 fn wire_sandbox(host: &mut Host, spec: &WireSpec, sandbox: &SandboxSocket) -> Result<(), WireError> {
     const STEP: WireStep = WireStep::SandboxBatch;
-    const DOING: [&str; 5] = [
-        "raising the sandbox's end",
-        "setting the sandbox's address",
-        "laying the sandbox's route to its next hop",
-        "laying the sandbox's default route",
-        "laying the sandbox's neighbour",
-    ];
-    let batch = vec![
-        message::raise_sandbox_end(spec, inet6(host, spec)),
-        message::sandbox_address(spec),
-        message::sandbox_gateway_route(spec),
-        message::sandbox_default_route(spec),
-        message::sandbox_neighbour(spec),
-    ];
+    let mut steps = Vec::new();
+    if inet6(host, spec) {
+        steps.push(("setting the sandbox's end", message::set_sandbox_end(spec)));
+    }
+    steps.extend([
+        ("raising the sandbox's end", message::raise_sandbox_end(spec)),
+        ("setting the sandbox's address", message::sandbox_address(spec)),
+        ("laying the sandbox's route to its next hop", message::sandbox_gateway_route(spec)),
+        ("laying the sandbox's default route", message::sandbox_default_route(spec)),
+        ("laying the sandbox's neighbour", message::sandbox_neighbour(spec)),
+    ]);
+    let (doing, batch): (Vec<&str>, Vec<Vec<u8>>) = steps.into_iter().unzip();
     let refusals = host.route.batch_in(sandbox.as_fd(), batch);
     let refusals = refusals.map_err(|error| failed(STEP, "wiring the sandbox's side", &error, true))?;
     match refusals.first() {
         None => Ok(()),
-        Some(refusal) => Err(refused(STEP, DOING[refusal.index], refusal, true)),
+        Some(refusal) => Err(refused(STEP, doing[refusal.index], refusal, true)),
     }
 }
 
 fn wire_host(host: &mut Host, spec: &WireSpec) -> Result<(), WireError> {
     const STEP: WireStep = WireStep::HostBatch;
-    const ROUTE: usize = 3;
-    const DOING: [&str; ROUTE + 1] = [
-        "setting the host end",
-        "raising the host end and giving it its alias",
-        "laying the host's neighbour",
-        "laying the pod's route",
-    ];
+    const ROUTE: usize = 2;
+    const DOING: [&str; ROUTE + 1] =
+        ["giving the host end its alias", "laying the host's neighbour", "laying the pod's route"];
     let neighbour = NeighbourView {
         ifindex: spec.ifindex,
         address: spec.address,
@@ -165,12 +170,8 @@ fn wire_host(host: &mut Host, spec: &WireSpec) -> Result<(), WireError> {
         permanent: true,
     };
     let route = message::pod_route(spec.address, spec.ifindex, spec.prefsrc);
-    let batch = vec![
-        message::set_host_end(spec, POD_INET, inet6(host, spec)),
-        message::raise_host_end(spec),
-        message::neighbour(&neighbour),
-        message::put_route(&route),
-    ];
+    let batch =
+        vec![message::name_host_end(spec), message::neighbour(&neighbour), message::put_route(&route)];
     let refusals = host.route.batch(batch);
     let refusals = refusals.map_err(|error| failed(STEP, "wiring the host's side", &error, true))?;
     let Some(refusal) = refusals.first() else { return Ok(()) };

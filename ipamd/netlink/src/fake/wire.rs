@@ -15,7 +15,11 @@ use ipnet::Ipv4Net;
 pub enum WireMessage {
     /// NEWLINK: alone.
     Create,
-    /// The sandbox's batch: its end is raised.
+    /// The host end is raised, with its settings.
+    HostUp,
+    /// The sandbox's batch: its end's settings.
+    SandboxSettings,
+    /// It is raised.
     SandboxUp,
     /// Its address.
     SandboxAddress,
@@ -25,10 +29,8 @@ pub enum WireMessage {
     SandboxDefaultRoute,
     /// Its neighbour.
     SandboxNeighbour,
-    /// The host's batch: its end's settings.
-    HostSettings,
-    /// Its end is raised and gets its alias.
-    HostUp,
+    /// The host's batch: its end's alias.
+    HostAlias,
     /// Its neighbour.
     HostNeighbour,
     /// The pod's route.
@@ -37,15 +39,16 @@ pub enum WireMessage {
 
 impl WireMessage {
     /// All of them, in their order.
-    pub const ALL: [WireMessage; 10] = [
+    pub const ALL: [WireMessage; 11] = [
         WireMessage::Create,
+        WireMessage::HostUp,
+        WireMessage::SandboxSettings,
         WireMessage::SandboxUp,
         WireMessage::SandboxAddress,
         WireMessage::SandboxGatewayRoute,
         WireMessage::SandboxDefaultRoute,
         WireMessage::SandboxNeighbour,
-        WireMessage::HostSettings,
-        WireMessage::HostUp,
+        WireMessage::HostAlias,
         WireMessage::HostNeighbour,
         WireMessage::HostRoute,
     ];
@@ -54,7 +57,8 @@ impl WireMessage {
     pub fn step(self) -> WireStep {
         match self {
             WireMessage::Create => WireStep::Create,
-            message if message < WireMessage::HostSettings => WireStep::SandboxBatch,
+            WireMessage::HostUp => WireStep::HostEnd,
+            message if message < WireMessage::HostAlias => WireStep::SandboxBatch,
             _ => WireStep::HostBatch,
         }
     }
@@ -81,7 +85,7 @@ impl FakeKernel {
             return Err(error);
         }
         self.create(spec, sandbox);
-        for batch in [WireStep::SandboxBatch, WireStep::HostBatch] {
+        for batch in [WireStep::HostEnd, WireStep::SandboxBatch, WireStep::HostBatch] {
             let mut first = None;
             for message in WireMessage::ALL.into_iter().filter(|message| message.step() == batch) {
                 let done = if failing == Some(message) {
@@ -141,16 +145,17 @@ impl FakeKernel {
             WireMessage::SandboxGatewayRoute if !end.up => return Err(libc::ENETDOWN),
             WireMessage::SandboxDefaultRoute if !end.up => return Err(libc::ENETUNREACH),
             WireMessage::Create
+            | WireMessage::SandboxSettings
             | WireMessage::SandboxGatewayRoute
             | WireMessage::SandboxDefaultRoute
             | WireMessage::SandboxNeighbour => {}
             WireMessage::SandboxUp => end.up = true,
             WireMessage::SandboxAddress => end.address = Some(spec.address),
-            WireMessage::HostSettings => host.view.inet = POD_INET,
             WireMessage::HostUp => {
                 host.view.up = true;
-                host.view.alias.clone_from(&spec.alias);
+                host.view.inet = POD_INET;
             }
+            WireMessage::HostAlias => host.view.alias.clone_from(&spec.alias),
             WireMessage::HostNeighbour => self.put_neighbour(NeighbourView {
                 ifindex: spec.ifindex,
                 address: spec.address,
