@@ -1,0 +1,189 @@
+//! One change at EC2: its intent, its call, its end.
+//!
+//! Owns that the intent is committed before the call and deleted with the commit of its result, the client tokens, and
+//! what an answer, a refusal and a missing answer mean. Does not decide what is changed.
+
+use super::super::commit::RecordId;
+use super::super::event::{EffectKind, Note};
+use super::super::{Owner, Purpose};
+use super::{AGREEING, Intent, Stage};
+use crate::capacity::Seen;
+use crate::cloud::{CloudError, CloudErrorKind, INSTANCE_TAG, Mutated, Mutation};
+use crate::eni_sync;
+use crate::record::{EniState, IntentRecord, Write};
+use crate::time::Timestamp;
+use sha1::{Digest, Sha1};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Owner {
+    pub(super) fn create(&mut self, secondary: u32, now: Timestamp) {
+        let Some(instance) = self.node.instance.as_ref().map(|i| i.id.clone()) else { return };
+        let Some(subnet) = self.pool.primary().map(|e| e.record.subnet.clone()) else { return };
+        // A token is used once: by this instance, in this boot, for this intent, even when the store was lost.
+        let words = format!("{instance} {:?} {} {}", self.node.boot, self.node.next_intent, now.as_nanos());
+        let token: String = Sha1::digest(words.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+        let mutation = Mutation::Create {
+            subnet,
+            security_groups: self.growth.security_groups.clone(),
+            secondary,
+            tags: BTreeMap::from([(INSTANCE_TAG.to_owned(), instance.to_string())]),
+            token,
+        };
+        self.mutate(mutation, Vec::new(), now);
+    }
+
+    /// Writes the intent down, then calls.
+    pub(super) fn mutate(&mut self, mutation: Mutation, mut batch: Vec<Write>, now: Timestamp) {
+        let id = self.node.next_intent;
+        self.node.next_intent += 1;
+        let record = IntentRecord { id, mutation: mutation.clone(), made: now };
+        batch.push(Write::PutIntent(record.clone()));
+        batch.push(Write::PutNode(self.node.clone()));
+        self.growth.intents.insert(id, Intent { record, stage: Stage::Calling, doubtful: false });
+        let committed = self.commit(Purpose::Housekeeping, batch, now);
+        self.effect_after(None, Purpose::Mutate(id), EffectKind::Mutate(mutation), vec![committed]);
+    }
+
+    /// Creates whose outcome is not known are made again with their token.
+    pub(super) fn repeat_creates(&mut self, now: Timestamp) {
+        if !self.may_plan() {
+            return;
+        }
+        let due = |i: &&mut Intent| matches!(i.stage, Stage::Again(at) if at <= now);
+        let mut calls = Vec::new();
+        for intent in self.growth.intents.values_mut().filter(due) {
+            intent.stage = Stage::Calling;
+            calls.push((intent.record.id, intent.record.mutation.clone()));
+        }
+        for (id, mutation) in calls {
+            // Its intent is committed already.
+            self.effect(None, Purpose::Mutate(id), EffectKind::Mutate(mutation));
+        }
+    }
+
+    /// A call has ended. `None`: it was never made, because its intent could not be committed.
+    pub(in crate::owner) fn mutated(
+        &mut self,
+        id: u64,
+        result: Option<Result<Mutated, CloudError>>,
+        now: Timestamp,
+    ) {
+        let Some(record) = self.growth.intent(id).cloned() else { return };
+        self.growth.replan();
+        if let Some(eni) = record.mutation.eni() {
+            self.growth.touched.insert(eni.clone(), now);
+        }
+        match result {
+            None => {
+                self.growth.intents.remove(&id);
+                self.mark_dirty(RecordId::Intent(id), now);
+                if let Some(eni) = record.mutation.eni() {
+                    self.growth.held.insert(eni.clone(), now + self.config.poll);
+                } else {
+                    self.growth.create_refused =
+                        Some((now + self.config.poll, "the store failed".to_owned()));
+                }
+            }
+            Some(Ok(done)) => {
+                self.note(Note::Mutated {
+                    call: record.mutation.call(),
+                    eni: record.mutation.eni().cloned(),
+                    error: None,
+                });
+                self.settle_intent(id, &record.mutation, done, now);
+            }
+            Some(Err(error)) => {
+                let (call, eni) = (record.mutation.call(), record.mutation.eni().cloned());
+                self.note(Note::Mutated { call, eni, error: Some(error.clone()) });
+                self.refused(id, &record.mutation, &error, now);
+            }
+        }
+    }
+
+    /// What EC2 did is recorded and its intent deleted, in one commit.
+    fn settle_intent(&mut self, id: u64, mutation: &Mutation, done: Mutated, now: Timestamp) {
+        self.growth.intents.remove(&id);
+        let mut batch = vec![Write::DeleteIntent(id)];
+        match (mutation, done) {
+            (Mutation::Create { .. }, Mutated::Created(eni)) => {
+                self.growth.create_refused = None;
+                if self.pool.eni(&eni.id).is_none() {
+                    let record = eni_sync::record(&eni, 0, EniState::Attaching);
+                    self.pool.put_eni(record.clone());
+                    batch.push(Write::PutEni(record));
+                    self.growth.touched.insert(eni.id.clone(), now);
+                    self.growth.seen.insert(eni.id.clone(), Seen::Available);
+                }
+                for address in eni.secondary.iter().filter(|a| **a != eni.primary) {
+                    batch.extend(self.pool.adopt(*address, &eni.id, now).map(Write::PutAddress));
+                }
+            }
+            (Mutation::Assign { eni, .. }, Mutated::Assigned(addresses)) => {
+                self.growth.assign_refused = None;
+                let primaries: BTreeSet<_> = self.pool.enis().map(|e| e.record.primary).collect();
+                for address in addresses.iter().filter(|a| !primaries.contains(a)) {
+                    batch.extend(self.pool.adopt(*address, eni, now).map(Write::PutAddress));
+                }
+                self.driver.wake(self.reconcilers.host_net, now);
+            }
+            (Mutation::Attach { eni, .. } | Mutation::Detach { eni }, _) => {
+                self.growth.seen.remove(eni);
+                self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
+            }
+            (Mutation::Delete { eni }, _) => self.drop_eni(eni, &mut batch),
+            _ => self.driver.wake(self.reconcilers.eni_sync, now),
+        }
+        self.commit(Purpose::Housekeeping, batch, now);
+    }
+
+    /// What EC2 refused, or did not answer.
+    fn refused(&mut self, id: u64, mutation: &Mutation, error: &CloudError, now: Timestamp) {
+        let until = now + error.retry_after();
+        if error.leaves_open() {
+            // It may have taken effect.
+            let stage = match mutation {
+                Mutation::Create { .. } => Stage::Again(until),
+                _ => Stage::Unknown(now),
+            };
+            if let Some(intent) = self.growth.intents.get_mut(&id) {
+                intent.stage = stage;
+                intent.doubtful = true;
+            }
+            if let Some(eni) = mutation.eni() {
+                // What was seen of it was before this call.
+                self.growth.seen.remove(eni);
+            }
+            self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
+            return;
+        }
+        if self.growth.intents.remove(&id).is_some_and(|i| i.doubtful) {
+            self.growth.doubt = Some((AGREEING, now));
+        }
+        let mut batch = vec![Write::DeleteIntent(id)];
+        match mutation {
+            Mutation::Create { .. } => self.growth.create_refused = Some((until, error.to_string())),
+            Mutation::Assign { eni, .. } => {
+                self.growth.assign_refused = Some((until, error.to_string()));
+                self.growth.held.insert(eni.clone(), until);
+            }
+            Mutation::Delete { eni } if error.kind == CloudErrorKind::NotFound => {
+                self.drop_eni(eni, &mut batch);
+            }
+            Mutation::Attach { eni, .. } if error.kind == CloudErrorKind::LimitReached => {
+                // The instance carries no more: what was created for it is deleted again.
+                self.growth.create_refused = Some((until, error.to_string()));
+                batch.extend(self.pool.set_state(eni, EniState::Deleting).map(Write::PutEni));
+                batch.extend(self.pool.drop_addresses(eni).into_iter().map(Write::DeleteAddress));
+            }
+            Mutation::Attach { eni, .. }
+            | Mutation::Unassign { eni, .. }
+            | Mutation::Detach { eni }
+            | Mutation::Delete { eni } => {
+                // Its state is another than we thought: the next look says which.
+                self.growth.held.insert(eni.clone(), until);
+                self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
+            }
+        }
+        self.commit(Purpose::Housekeeping, batch, now);
+    }
+}

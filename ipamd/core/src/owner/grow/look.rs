@@ -1,0 +1,128 @@
+//! What a look at EC2 says of the ENIs and of changes whose outcome was not known.
+//!
+//! Owns when another look is needed and how wide it must be, which looks are too old for which ENI, and what is given up
+//! after two that agree: ENIs that EC2 does not know, ENIs of ours that have no record. Does not compare: `eni_sync`
+//! does.
+
+use super::super::Owner;
+use super::super::event::Note;
+use super::{AGREEING, Stage};
+use crate::capacity::Seen;
+use crate::cloud::{CloudObservation, Mutation};
+use crate::eni_sync;
+use crate::record::{EniState, Write};
+use crate::time::Timestamp;
+use eni_proto::ids::EniId;
+use std::collections::BTreeSet;
+
+impl Owner {
+    /// Whether a look must name ENIs that are attached to nothing, too.
+    pub(in crate::owner) fn look_is_tagged(&self) -> bool {
+        !self.gate.cloud || self.is_unsettled()
+    }
+
+    /// Whether something at EC2 is on its way or not known.
+    pub(super) fn is_unsettled(&self) -> bool {
+        let moving = self.pool.enis().any(|e| !e.record.state.is_laid());
+        let growth = &self.growth;
+        let unknown = growth.intents.values().any(|i| matches!(i.stage, Stage::Unknown(_)));
+        moving
+            || unknown
+            || growth.doubt.is_some()
+            || !growth.strangers.is_empty()
+            || !growth.absent.is_empty()
+    }
+
+    /// The ENIs that were changed since a look began.
+    pub(in crate::owner) fn stale_since(&self, begun: Timestamp) -> BTreeSet<EniId> {
+        let touched = self.growth.touched.iter().filter(|(_, at)| **at >= begun).map(|(id, _)| id.clone());
+        let calling = self.growth.intents.values().filter(|i| i.stage == Stage::Calling);
+        touched.chain(calling.filter_map(|i| i.record.mutation.eni().cloned())).collect()
+    }
+
+    /// Takes in what a look says of attachments; the records to commit.
+    pub(in crate::owner) fn take_look(
+        &mut self,
+        plan: &eni_sync::SyncPlan,
+        seen: &CloudObservation,
+        begun: Timestamp,
+    ) -> Vec<Write> {
+        let (enis, tagged) = (&seen.enis, seen.tagged);
+        let growth = &mut self.growth;
+        growth.replan();
+        growth.doubt = match growth.doubt {
+            Some((looks, since)) if tagged && since <= begun => (looks > 1).then_some((looks - 1, since)),
+            other => other,
+        };
+        growth.foreign.clone_from(&plan.foreign);
+        growth.seen.extend(plan.seen.iter().map(|(id, seen)| (id.clone(), *seen)));
+        growth.touched.retain(|_, at| *at >= begun);
+        let primary = self.pool.primary().map(|e| e.record.id.clone());
+        if let Some(primary) = enis.iter().find(|e| Some(&e.id) == primary.as_ref()) {
+            growth.security_groups.clone_from(&primary.security_groups);
+        }
+        let mut batch = Vec::new();
+        // The look has answered what became of these: states and addresses follow from it.
+        let answered =
+            growth.intents.values().filter(|i| matches!(i.stage, Stage::Unknown(since) if since <= begun));
+        for id in answered.map(|i| i.record.id).collect::<Vec<_>>() {
+            growth.intents.remove(&id);
+            batch.push(Write::DeleteIntent(id));
+        }
+        self.forget_absent(plan, &mut batch);
+        self.adopt_strangers(plan, &mut batch);
+        batch
+    }
+
+    /// ENIs that two looks in a row did not name go, unless somebody holds an address of theirs.
+    fn forget_absent(&mut self, plan: &eni_sync::SyncPlan, batch: &mut Vec<Write>) {
+        self.growth.absent.retain(|id, _| plan.absent.contains(id));
+        for id in &plan.absent {
+            let looks = self.growth.absent.entry(id.clone()).or_default();
+            *looks += 1;
+            let deleting = self.pool.eni(id).is_some_and(|e| e.record.state == EniState::Deleting);
+            if (*looks >= AGREEING || deleting)
+                && !self.growth.intents.values().any(|i| i.record.mutation.eni() == Some(id))
+            {
+                self.drop_eni(id, batch);
+            }
+        }
+    }
+
+    pub(super) fn drop_eni(&mut self, id: &EniId, batch: &mut Vec<Write>) {
+        let Some(addresses) = self.pool.remove_eni(id) else { return };
+        batch.extend(addresses.into_iter().map(Write::DeleteAddress));
+        batch.push(Write::DeleteEni(id.clone()));
+        self.growth.seen.remove(id);
+        self.growth.held.remove(id);
+        self.growth.absent.remove(id);
+        self.note(Note::EniGone { eni: id.clone() });
+    }
+
+    /// ENIs of ours without a record are deleted: a crash between a create and its commit, with the store lost.
+    fn adopt_strangers(&mut self, plan: &eni_sync::SyncPlan, batch: &mut Vec<Write>) {
+        let creating =
+            self.growth.intents.values().any(|i| matches!(i.record.mutation, Mutation::Create { .. }));
+        if creating {
+            return; // one of them may be what the create makes
+        }
+        self.growth.strangers.retain(|id, _| plan.strangers.iter().any(|s| s.id == *id));
+        for stranger in &plan.strangers {
+            let looks = self.growth.strangers.entry(stranger.id.clone()).or_default();
+            *looks += 1;
+            if *looks >= AGREEING {
+                self.growth.strangers.remove(&stranger.id);
+                self.growth.seen.insert(stranger.id.clone(), Seen::Available);
+                self.pool.put_eni(stranger.clone());
+                batch.push(Write::PutEni(stranger.clone()));
+            }
+        }
+    }
+
+    /// After a look: whether and when another is needed soon.
+    pub(in crate::owner) fn look_again(&mut self, now: Timestamp) {
+        if self.is_unsettled() {
+            self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Growth and give-back: what `capacity` plans, carried to EC2 and back.
+//!
+//! Owns what is known of EC2 beside the pool (intents, each ENI's attachment, what was refused lately), when the planner is
+//! asked, and which waiting ADDs can be served by nothing that is coming. One change of an ENI at a time. A call whose
+//! outcome is not known is a question: a create is repeated with its token (`change`), the others are answered by the
+//! next look (`look`). Does not plan.
+
+mod change;
+mod look;
+
+use super::event::{EffectKind, Ending, Note};
+use super::{Owner, Purpose};
+use crate::capacity::{self, Plan, Seen, Step, View};
+use crate::cloud::Mutation;
+use crate::reconcile::driver::Pass;
+use crate::record::{EniState, IntentRecord, Write};
+use crate::time::Timestamp;
+use eni_proto::ids::{EniId, MacAddr};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Looks that must agree before something at EC2 is given up.
+const AGREEING: u32 = 2;
+
+/// How far a change is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its intent is being committed, or its call is under way.
+    Calling,
+    /// Its outcome is not known, since when: the next look that begins later answers.
+    Unknown(Timestamp),
+    /// A create that is to be repeated, not before.
+    Again(Timestamp),
+}
+
+#[derive(Debug, Clone)]
+struct Intent {
+    record: IntentRecord,
+    stage: Stage,
+    /// A call of it has ended without an answer, or a crash came between: a later refusal says nothing of that one.
+    doubtful: bool,
+}
+
+/// What the owner knows of EC2 beside the pool.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Growth {
+    intents: BTreeMap<u64, Intent>,
+    seen: BTreeMap<EniId, Seen>,
+    /// When the last change of an ENI ended: what an older look says of it is stale.
+    touched: BTreeMap<EniId, Timestamp>,
+    /// ENIs that are left alone until then, after a refusal.
+    held: BTreeMap<EniId, Timestamp>,
+    /// Device indexes of ENIs that others attached.
+    foreign: BTreeSet<u32>,
+    create_refused: Option<(Timestamp, String)>,
+    assign_refused: Option<(Timestamp, String)>,
+    surplus_since: Option<Timestamp>,
+    /// Looks in a row that named an ENI with our tag but without a record.
+    strangers: BTreeMap<EniId, u32>,
+    /// So many looks, begun from then on, must name what is attached to nothing: a create was given up that may have
+    /// taken effect.
+    doubt: Option<(u32, Timestamp)>,
+    /// Looks in a row that did not name an ENI of the pool.
+    absent: BTreeMap<EniId, u32>,
+    /// The primary's security groups: new ENIs get them.
+    security_groups: Vec<String>,
+    /// MACs whose links are waited for.
+    watched: Vec<MacAddr>,
+    /// What the last plan was made from: the pool's version, waiting ADDs.
+    planned: Option<(u64, usize)>,
+    plan_at: Option<Timestamp>,
+}
+
+impl Growth {
+    /// The intents that a crash left: what became of them is not known.
+    pub(super) fn restore(intents: Vec<IntentRecord>, now: Timestamp) -> Growth {
+        let stage = |mutation: &Mutation| match mutation {
+            Mutation::Create { .. } => Stage::Again(now),
+            _ => Stage::Unknown(now),
+        };
+        let doubtful =
+            |record: IntentRecord| Intent { stage: stage(&record.mutation), record, doubtful: true };
+        let intents = intents.into_iter().map(|record| (record.id, doubtful(record)));
+        Growth { intents: intents.collect(), ..Growth::default() }
+    }
+
+    pub(super) fn intent(&self, id: u64) -> Option<&IntentRecord> {
+        self.intents.get(&id).map(|i| &i.record)
+    }
+
+    /// What EC2 refused and is not worth asking again yet.
+    pub(super) fn refusals(&self) -> impl Iterator<Item = &str> {
+        [&self.create_refused, &self.assign_refused].into_iter().flatten().map(|(_, why)| why.as_str())
+    }
+
+    /// Forgets refusals that are worth another try: what was planned with them is planned anew.
+    fn expire(&mut self, now: Timestamp) {
+        let before = self.held.len();
+        self.held.retain(|_, until| *until > now);
+        let mut expired = self.held.len() < before;
+        for refused in [&mut self.create_refused, &mut self.assign_refused] {
+            expired |= refused.take_if(|(until, _)| *until <= now).is_some();
+        }
+        if expired {
+            self.replan();
+        }
+    }
+
+    fn replan(&mut self) {
+        self.planned = None;
+    }
+
+    fn is_busy(&self, eni: &EniId, now: Timestamp) -> bool {
+        let changing = self.intents.values().any(|i| i.record.mutation.eni() == Some(eni));
+        changing || self.held.get(eni).is_some_and(|until| *until > now)
+    }
+
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        let again = self.intents.values().filter_map(|i| match i.stage {
+            Stage::Again(at) => Some(at),
+            _ => None,
+        });
+        let refused =
+            [&self.create_refused, &self.assign_refused].into_iter().flatten().map(|(until, _)| *until);
+        again.chain(self.held.values().copied()).chain(refused).chain(self.plan_at).min()
+    }
+}
+
+impl Owner {
+    fn view(&self, now: Timestamp) -> Option<View> {
+        let limits = self.gate.limits.clone()?;
+        let growth = &self.growth;
+        let assigning = |id: &EniId| {
+            let counts = growth.intents.values().filter_map(|i| match &i.record.mutation {
+                Mutation::Assign { eni, count } if eni == id => Some(*count),
+                _ => None,
+            });
+            counts.sum()
+        };
+        let enis = self.pool.enis().map(|eni| capacity::EniView {
+            device_index: eni.record.device_index,
+            state: eni.record.state,
+            counts: self.pool.eni_counts(&eni.record.id),
+            busy: growth.is_busy(&eni.record.id, now),
+            seen: growth.seen.get(&eni.record.id).copied(),
+            assigning: assigning(&eni.record.id),
+            id: eni.record.id.clone(),
+        });
+        let creating = growth.intents.values().filter_map(|i| match i.record.mutation {
+            Mutation::Create { secondary, .. } => Some(secondary),
+            _ => None,
+        });
+        Some(View {
+            enis: enis.collect(),
+            foreign: growth.foreign.clone(),
+            waiting: self.waiting.len(),
+            creating: creating.collect(),
+            limits,
+            create_refused: growth.create_refused.clone(),
+            assign_refused: growth.assign_refused.clone(),
+            surplus_since: growth.surplus_since,
+        })
+    }
+
+    /// Whether the planner may be asked: what the start left is answered, and the cloud has told what there is.
+    pub(super) fn may_plan(&self) -> bool {
+        self.gate.cloud && !self.draining && self.gate.committed()
+    }
+
+    /// Plans when something changed; a plan with steps is the `capacity` reconciler's next pass.
+    pub(super) fn plan_when_due(&mut self, now: Timestamp) {
+        self.repeat_creates(now);
+        self.growth.expire(now);
+        let basis = (self.pool.version(), self.waiting.len());
+        let due = self.growth.plan_at.is_some_and(|at| at <= now);
+        if !self.may_plan() || (self.growth.planned == Some(basis) && !due) {
+            return;
+        }
+        let Some(plan) = self.plan_capacity(now) else { return };
+        if !plan.steps.is_empty() {
+            self.driver.wake(self.reconcilers.capacity, now);
+        }
+        self.refuse_short(&plan, now);
+        self.watch_links();
+    }
+
+    fn plan_capacity(&mut self, now: Timestamp) -> Option<Plan> {
+        let view = self.view(now)?;
+        let plan = capacity::plan(&view, &self.config.targets, now);
+        self.growth.surplus_since =
+            if plan.surplus { Some(self.growth.surplus_since.unwrap_or(now)) } else { None };
+        self.growth.plan_at = plan.again;
+        self.growth.planned = Some((self.pool.version(), self.waiting.len()));
+        Some(plan)
+    }
+
+    /// The pass of `capacity`: the steps are begun; their ends come back by themselves.
+    pub(super) fn capacity_pass(&mut self, pass: Pass, now: Timestamp) {
+        if self.may_plan()
+            && let Some(plan) = self.plan_capacity(now)
+        {
+            for step in plan.steps {
+                self.take_step(step, now);
+            }
+            self.growth.replan();
+        }
+        self.pass_ended(pass, Ok(()), now);
+    }
+
+    /// ADDs that nothing under way or planned can serve are told so at once, the last that came first.
+    fn refuse_short(&mut self, plan: &Plan, now: Timestamp) {
+        let Some((short, why)) = &plan.short else { return };
+        if !self.gate.open() {
+            return;
+        }
+        for id in self.waiting.iter().rev().take(*short).copied().collect::<Vec<_>>() {
+            let error = self.full(why, now);
+            self.end(id, Ending::Refused, Err(error), now);
+        }
+    }
+
+    fn take_step(&mut self, step: Step, now: Timestamp) {
+        match step {
+            Step::Create { secondary } => self.create(secondary, now),
+            Step::Attach { eni, device_index } => {
+                let Some(instance) = self.node.instance.as_ref().map(|i| i.id.clone()) else { return };
+                let Some(mut record) = self.pool.eni(&eni).map(|e| e.record.clone()) else { return };
+                record.device_index = device_index;
+                self.pool.put_eni(record.clone());
+                let mutation = Mutation::Attach { eni, instance, device_index };
+                self.mutate(mutation, vec![Write::PutEni(record)], now);
+            }
+            Step::Assign { eni, count } => self.mutate(Mutation::Assign { eni, count }, Vec::new(), now),
+            Step::Drain { eni } => {
+                self.growth.surplus_since = None;
+                self.change_state(&eni, EniState::Draining, now);
+            }
+            Step::Undrain { eni } => self.change_state(&eni, EniState::InUse, now),
+            Step::Detach { eni } => {
+                let mut batch: Vec<Write> =
+                    self.pool.set_state(&eni, EniState::Detaching).map(Write::PutEni).into_iter().collect();
+                batch.extend(self.pool.drop_addresses(&eni).into_iter().map(Write::DeleteAddress));
+                self.driver.wake(self.reconcilers.host_net, now);
+                self.mutate(Mutation::Detach { eni }, batch, now);
+            }
+            Step::DetachAgain { eni } => self.mutate(Mutation::Detach { eni }, Vec::new(), now),
+            Step::Delete { eni } => self.mutate(Mutation::Delete { eni }, Vec::new(), now),
+        }
+    }
+
+    fn change_state(&mut self, eni: &EniId, state: EniState, now: Timestamp) {
+        if let Some(record) = self.pool.set_state(eni, state) {
+            self.note(Note::EniState { eni: eni.clone(), state });
+            self.commit(Purpose::Housekeeping, vec![Write::PutEni(record)], now);
+        }
+    }
+
+    /// Says whose links are waited for, when that changed.
+    fn watch_links(&mut self) {
+        let waits = |eni: &&crate::pool::Eni| {
+            eni.record.state == EniState::Attaching || (eni.record.state.is_laid() && eni.link.is_none())
+        };
+        let mut macs: Vec<MacAddr> = self.pool.enis().filter(waits).map(|e| e.record.mac).collect();
+        macs.sort();
+        if macs != self.growth.watched {
+            self.growth.watched.clone_from(&macs);
+            self.effect(None, Purpose::Watch, EffectKind::WatchLinks(macs));
+        }
+    }
+
+    /// A link that was waited for is there.
+    pub(super) fn link_seen(&mut self, now: Timestamp) {
+        self.driver.wake_now(self.reconcilers.eni_sync, now);
+        self.driver.wake_now(self.reconcilers.host_net, now);
+    }
+}
+
+#[cfg(test)]
+mod tests;
