@@ -20,6 +20,8 @@ pub struct SyncPlan {
     pub enis: Vec<EniRecord>,
     /// What became of each managed ENI's attachment; one that is on its way is not named.
     pub seen: BTreeMap<EniId, Seen>,
+    /// ENIs that we laid and that are attached to this instance no more.
+    pub apart: Vec<EniId>,
     /// ENIs of the pool that EC2 does not know.
     pub absent: Vec<EniId>,
     /// ENIs that carry our tag, are attached to nothing and have no record: left by a crash.
@@ -101,7 +103,9 @@ fn compare(
     let old_state = known.map(|k| k.state);
     let state = match (old_state, status) {
         (Some(state), _) if stale => state,
-        (None | Some(EniState::Attaching), Some(EniAttachmentStatus::Attached)) => EniState::InUse,
+        (None | Some(EniState::Attaching | EniState::Lost), Some(EniAttachmentStatus::Attached)) => {
+            EniState::InUse
+        }
         (None, Some(EniAttachmentStatus::Attaching)) => EniState::Attaching,
         (None, Some(EniAttachmentStatus::Detaching)) => EniState::Detaching,
         (Some(EniState::Detaching), None) => EniState::Deleting,
@@ -111,6 +115,11 @@ fn compare(
         }
         (Some(state), _) => state,
     };
+    if !stale && status.is_none() && old_state.is_some_and(|s| s.is_laid() || s == EniState::Lost) {
+        // Detached by somebody else: nothing that it holds is routed to this node.
+        plan.apart.push(eni.id.clone());
+        return;
+    }
     let index = eni.attachment.as_ref().map(|a| a.device_index).or(known.map(|k| k.device_index));
     let record = record(eni, index.unwrap_or(0), state);
     if known.is_none_or(|known| *known != record) {

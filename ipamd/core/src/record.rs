@@ -173,12 +173,20 @@ pub enum EniState {
     Detaching,
     /// Detached, to be deleted.
     Deleting,
+    /// Detached or deleted by others while containers hold its addresses: these are kept until they are released.
+    Lost,
 }
 
 impl EniState {
     /// All of them, in the order of an ENI's life.
-    pub const ALL: [EniState; 5] =
-        [EniState::Attaching, EniState::InUse, EniState::Draining, EniState::Detaching, EniState::Deleting];
+    pub const ALL: [EniState; 6] = [
+        EniState::Attaching,
+        EniState::InUse,
+        EniState::Draining,
+        EniState::Detaching,
+        EniState::Deleting,
+        EniState::Lost,
+    ];
 
     /// The state's name, as `debug.sock` and the metrics show it.
     pub fn name(self) -> &'static str {
@@ -188,6 +196,7 @@ impl EniState {
             EniState::Draining => "draining",
             EniState::Detaching => "detaching",
             EniState::Deleting => "deleting",
+            EniState::Lost => "lost",
         }
     }
 

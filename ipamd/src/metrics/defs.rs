@@ -28,7 +28,7 @@ defs! {
     READY = "ready", "gauge", "", "1 when ADD is served";
     POOL_ADDRESSES = "pool_addresses", "gauge", "state: free, allocated, cooling, quarantined", "Addresses of the pool by state";
     ATTACHMENTS = "attachments", "gauge", "state: adding, live, broken, dying", "Attachments by state";
-    ENIS = "enis", "gauge", "state: attaching, in_use, draining, detaching, deleting", "ENIs by state";
+    ENIS = "enis", "gauge", "state: attaching, in_use, draining, detaching, deleting, lost", "ENIs by state";
     ADDS_UNDER_WAY = "adds_under_way", "gauge", "", "ADDs that wait or run";
     OPERATIONS = "operations", "counter", "verb: add, del; outcome: ok, refused, failed, cancelled", "ADDs and DELs that have ended";
     OPERATION_SECONDS = "operation_seconds", "histogram", "verb: add, del; phase: queue, commit, wire, total; outcome: ok, refused, failed, cancelled", "Seconds of each phase of ADDs and DELs; commit and wire run side by side";

@@ -5,6 +5,7 @@
 
 mod burst;
 mod crash;
+mod others;
 mod refused;
 mod waits;
 

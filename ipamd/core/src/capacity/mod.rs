@@ -43,6 +43,8 @@ pub struct EniView {
     pub seen: Option<Seen>,
     /// Addresses that are being assigned to it.
     pub assigning: u32,
+    /// It is in use, and its link has not come for so long that it is not counted on.
+    pub stuck: bool,
 }
 
 /// An ENI's attachment, as EC2 told it last.
@@ -71,6 +73,8 @@ pub struct View {
     pub create_refused: Option<(Timestamp, String)>,
     /// The same of assigning.
     pub assign_refused: Option<(Timestamp, String)>,
+    /// The most addresses that one call may ask for: the subnet had not as many as were asked for.
+    pub ask_most: Option<u32>,
     /// Since when there has been an ENI too many.
     pub surplus_since: Option<Timestamp>,
 }
@@ -112,6 +116,11 @@ pub enum Step {
         /// Which.
         eni: EniId,
     },
+    /// Give up one that was created and for which no device index is left: it is deleted.
+    Abandon {
+        /// Which.
+        eni: EniId,
+    },
     /// Ask again for the detaching of one whose detaching did not take effect.
     DetachAgain {
         /// Which.
@@ -144,12 +153,14 @@ pub fn plan(view: &View, targets: &Targets, now: Timestamp) -> Plan {
     let per_eni = view.limits.addresses_per_eni.saturating_sub(1) as usize;
     let supply = Supply::of(view, per_eni);
     let deficit = supply.deficit(view, targets, per_eni);
-    if deficit > 0 {
+    if deficit.most() > 0 {
         grow(view, deficit, per_eni, now, &mut plan);
         // Only what somebody waits for is worth an error; a warm target that cannot be met is not.
         let planned = plan.steps.iter().map(|step| gain(step, view)).sum::<usize>();
         let short = view.waiting.saturating_sub(supply.coming + planned);
-        if short > 0 {
+        // While a subnet is asked for less and less, its last word is not spoken.
+        let asking = view.ask_most.is_some() && planned > 0;
+        if short > 0 && !asking {
             plan.short = Some((short, why_not(view, per_eni, now, &mut plan.again)));
         }
     } else if !targets.no_release {
@@ -171,14 +182,16 @@ struct Supply {
 impl Supply {
     fn of(view: &View, per_eni: usize) -> Supply {
         let mut supply = Supply { coming: 0, cooling: 0, total: 0 };
-        for eni in &view.enis {
+        for eni in view.enis.iter().filter(|e| !e.stuck) {
             match eni.state {
                 EniState::Attaching | EniState::InUse => {
                     supply.coming += eni.counts.free + eni.assigning as usize;
                     supply.cooling += eni.counts.cooling;
                     supply.total += total(&eni.counts) + eni.assigning as usize;
                 }
-                EniState::Draining => supply.total += eni.counts.allocated + eni.counts.quarantined,
+                EniState::Draining | EniState::Lost => {
+                    supply.total += eni.counts.allocated + eni.counts.quarantined;
+                }
                 EniState::Detaching | EniState::Deleting => {}
             }
         }
@@ -189,13 +202,33 @@ impl Supply {
         supply
     }
 
-    /// How many addresses are missing for demand, the warm target and the minimum, whichever wants most.
-    fn deficit(&self, view: &View, targets: &Targets, per_eni: usize) -> usize {
-        let demand = view.waiting.saturating_sub(self.coming);
+    /// How many addresses are missing.
+    fn deficit(&self, view: &View, targets: &Targets, per_eni: usize) -> Deficit {
         let warm = view.waiting + targets.warm_enis as usize * per_eni;
         let warm = warm.saturating_sub(self.coming + self.cooling);
         let minimum = (targets.minimum_ip as usize).saturating_sub(self.total);
-        demand.max(warm).max(minimum)
+        Deficit { demand: view.waiting.saturating_sub(self.coming), targets: warm.max(minimum) }
+    }
+}
+
+/// How many addresses are missing: for ADDs that wait, which nothing but a free one serves, and for the targets, to which
+/// one that cools down counts, too.
+#[derive(Debug, Clone, Copy)]
+struct Deficit {
+    demand: usize,
+    targets: usize,
+}
+
+impl Deficit {
+    fn most(self) -> usize {
+        self.demand.max(self.targets)
+    }
+
+    fn less(self, free: usize, cooling: usize) -> Deficit {
+        Deficit {
+            demand: self.demand.saturating_sub(free),
+            targets: self.targets.saturating_sub(free + cooling),
+        }
     }
 }
 
@@ -221,16 +254,20 @@ fn go_on(view: &View, plan: &mut Plan) {
         match (eni.state, eni.seen) {
             (EniState::Attaching, Some(Seen::Available)) => {
                 let free = (1..view.limits.enis.min(MOST_ENIS)).find(|index| !taken.contains(index));
-                let Some(device_index) = free else { continue };
-                taken.insert(device_index);
-                plan.steps.push(Step::Attach { eni: eni.id.clone(), device_index });
+                plan.steps.push(match free {
+                    Some(device_index) => {
+                        taken.insert(device_index);
+                        Step::Attach { eni: eni.id.clone(), device_index }
+                    }
+                    None => Step::Abandon { eni: eni.id.clone() },
+                });
             }
             (EniState::Draining, _)
                 if eni.counts.allocated + eni.counts.cooling + eni.counts.quarantined == 0 =>
             {
                 plan.steps.push(Step::Detach { eni: eni.id.clone() });
             }
-            (EniState::Detaching, Some(Seen::Attached)) => {
+            (EniState::Detaching | EniState::Deleting, Some(Seen::Attached)) => {
                 plan.steps.push(Step::DetachAgain { eni: eni.id.clone() });
             }
             (EniState::Deleting, Some(Seen::Available)) => {
@@ -249,43 +286,49 @@ fn placed(eni: &EniView) -> bool {
     match eni.state {
         EniState::Attaching => eni.busy || eni.seen != Some(Seen::Available),
         EniState::InUse | EniState::Draining | EniState::Detaching => true,
-        EniState::Deleting => false,
+        EniState::Deleting => eni.seen == Some(Seen::Attached),
+        EniState::Lost => false,
     }
 }
 
 /// Undrain, then assign where there is room, then create, until the deficit is covered or nothing is possible.
-fn grow(view: &View, deficit: usize, per_eni: usize, now: Timestamp, plan: &mut Plan) {
+fn grow(view: &View, deficit: Deficit, per_eni: usize, now: Timestamp, plan: &mut Plan) {
+    let mut left = undrain(view, deficit, plan);
+    let most = view.ask_most.map_or(usize::MAX, |most| most as usize);
+    if view.assign_refused.as_ref().is_none_or(|(until, _)| *until <= now) {
+        for eni in view.enis.iter().filter(|e| e.state == EniState::InUse && !e.busy) {
+            let room = per_eni.saturating_sub(total(&eni.counts) + eni.assigning as usize).min(most);
+            if left.most() > 0 && room > 0 {
+                // The whole room in one call: filling an ENI costs as much as adding one address to it.
+                plan.steps.push(Step::Assign { eni: eni.id.clone(), count: as_u32(room) });
+                left = left.less(room, 0);
+            }
+        }
+    }
+    let each = per_eni.min(most);
+    if view.create_refused.as_ref().is_none_or(|(until, _)| *until <= now) && each > 0 {
+        let wanted = if view.ask_most.is_some() { left.most().min(1) } else { left.most().div_ceil(each) };
+        for _ in 0..slots(view).min(wanted) {
+            plan.steps.push(Step::Create { secondary: as_u32(each) });
+        }
+    }
+}
+
+/// A draining ENI that is not given up yet is the cheapest: no call. What is missing after that.
+fn undrain(view: &View, deficit: Deficit, plan: &mut Plan) -> Deficit {
     let mut left = deficit;
-    // A draining ENI that is not given up yet is the cheapest: no call.
-    let leaving = |plan: &Plan, id: &EniId| plan.steps.contains(&Step::Detach { eni: id.clone() });
     let mut draining: Vec<&EniView> =
         view.enis.iter().filter(|e| e.state == EniState::Draining && !e.busy).collect();
     draining.sort_by_key(|e| std::cmp::Reverse(e.counts.free));
     for eni in draining {
-        if left == 0 {
+        if left.most() == 0 {
             break;
         }
-        if leaving(plan, &eni.id) {
-            plan.steps.retain(|step| *step != Step::Detach { eni: eni.id.clone() });
-        }
+        plan.steps.retain(|step| *step != Step::Detach { eni: eni.id.clone() });
         plan.steps.push(Step::Undrain { eni: eni.id.clone() });
-        left = left.saturating_sub(eni.counts.free + eni.counts.cooling);
+        left = left.less(eni.counts.free, eni.counts.cooling);
     }
-    if view.assign_refused.as_ref().is_none_or(|(until, _)| *until <= now) {
-        for eni in view.enis.iter().filter(|e| e.state == EniState::InUse && !e.busy) {
-            let room = per_eni.saturating_sub(total(&eni.counts) + eni.assigning as usize);
-            if left > 0 && room > 0 {
-                // The whole room in one call: filling an ENI costs as much as adding one address to it.
-                plan.steps.push(Step::Assign { eni: eni.id.clone(), count: as_u32(room) });
-                left = left.saturating_sub(room);
-            }
-        }
-    }
-    if view.create_refused.as_ref().is_none_or(|(until, _)| *until <= now) && per_eni > 0 {
-        for _ in 0..slots(view).min(left.div_ceil(per_eni)) {
-            plan.steps.push(Step::Create { secondary: as_u32(per_eni) });
-        }
-    }
+    left
 }
 
 fn as_u32(count: usize) -> u32 {
@@ -294,7 +337,7 @@ fn as_u32(count: usize) -> u32 {
 
 /// How many more ENIs the instance carries, those under way counted.
 fn slots(view: &View) -> usize {
-    let there = view.enis.iter().filter(|e| e.state != EniState::Deleting).count();
+    let there = view.enis.iter().filter(|e| !matches!(e.state, EniState::Deleting | EniState::Lost)).count();
     (view.limits.enis.min(MOST_ENIS) as usize)
         .saturating_sub(there + view.creating.len() + view.foreign.len())
 }

@@ -20,6 +20,7 @@ fn eni(index: u32, state: EniState, free: usize, allocated: usize) -> EniView {
         busy: false,
         seen: Some(Seen::Attached),
         assigning: 0,
+        stuck: false,
     }
 }
 
@@ -33,6 +34,7 @@ fn view(enis: Vec<EniView>, waiting: usize) -> View {
         limits: InstanceLimits { enis: 8, addresses_per_eni: 30 },
         create_refused: None,
         assign_refused: None,
+        ask_most: None,
         surplus_since: None,
     }
 }
@@ -104,6 +106,41 @@ fn demand_takes_a_draining_eni_back_before_anything_is_asked_of_ec2() {
     let back = plan(&view(enis, 3), &Targets { warm_enis: 0, ..targets() }, at(0));
     assert_eq!(back.steps, [Step::Undrain { eni: "eni-1".parse().unwrap() }]);
     assert_eq!(back.short, None);
+}
+
+#[test]
+fn what_cools_down_serves_nobody_who_waits() {
+    let mut draining = eni(1, EniState::Draining, 4, 0);
+    draining.counts.cooling = 5;
+    let few = plan(
+        &view(vec![eni(0, EniState::InUse, 0, 29), draining], 5),
+        &Targets { warm_enis: 0, ..targets() },
+        at(0),
+    );
+    assert_eq!((creates(&few), &few.short), (1, &None), "four of five are on the draining one");
+}
+
+#[test]
+fn a_subnet_with_few_addresses_is_asked_for_few() {
+    let mut few = view(vec![eni(0, EniState::InUse, 0, 1)], 3);
+    few.ask_most = Some(2);
+    let asked = plan(&few, &targets(), at(0));
+    assert_eq!(asked.steps[0], Step::Assign { eni: "eni-0".parse().unwrap(), count: 2 });
+    assert_eq!((creates(&asked), asked.short), (1, None));
+}
+
+#[test]
+fn what_can_never_be_used_is_no_supply() {
+    let mut stuck = eni(1, EniState::InUse, 29, 0);
+    stuck.stuck = true;
+    let more = plan(&view(vec![eni(0, EniState::InUse, 0, 29), stuck], 1), &targets(), at(0));
+    assert!(creates(&more) > 0, "an ENI whose link does not come serves nobody");
+    let full = (1..8).map(|index| eni(index, EniState::InUse, 0, 29));
+    let mut late = eni(9, EniState::Attaching, 29, 0);
+    late.seen = Some(Seen::Available);
+    let late = [eni(0, EniState::InUse, 0, 29)].into_iter().chain(full).chain([late]).collect();
+    let given_up = plan(&view(late, 0), &targets(), at(0)).steps;
+    assert_eq!(given_up[0], Step::Abandon { eni: "eni-9".parse().unwrap() }, "others took the last place");
 }
 
 #[test]

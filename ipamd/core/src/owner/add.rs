@@ -133,8 +133,15 @@ impl Owner {
     pub(super) fn make(&mut self, id: OpId, ask: &AddAsk, now: Timestamp) {
         let attachment = AttachmentId { key: ask.key.clone(), generation: self.next_generation };
         let Some(address) = self.pool.allocate(&attachment, now) else {
-            // It waits; the planner refuses it at once when nothing that is coming can serve it.
-            self.set_phase(id, Phase::Waiting);
+            let lane = self.lanes.get(&ask.key);
+            let deleted = lane.is_some_and(|lane| lane.iter().any(|other| self.is_del(*other)));
+            if deleted {
+                let error = ReplyError::new(Code::TryAgainLater, "a DEL of the same attachment came");
+                self.end(id, Ending::Refused, Err(error), now);
+            } else {
+                // It waits; the planner refuses it at once when nothing that is coming can serve it.
+                self.set_phase(id, Phase::Waiting);
+            }
             return;
         };
         self.next_generation += 1;
@@ -377,7 +384,7 @@ impl Owner {
             |id: &&OpId| self.ops.get(id).and_then(|op| op.ask.as_ref()).is_some_and(|a| a.deadline <= now);
         let late: Vec<OpId> = self.waiting.iter().filter(late).copied().collect();
         for id in late {
-            let cause = self.why_not_serving().unwrap_or_else(|| "the pool is empty".to_owned());
+            let cause = self.why_not_serving().unwrap_or_else(|| self.why_waiting());
             let error = ReplyError::new(Code::TryAgainLater, "no address came in time").cause(cause);
             self.end(id, Ending::Refused, Err(error.advice("see `ipamctl status`")), now);
         }
@@ -401,6 +408,10 @@ impl Owner {
             error.retry_after_ms = Some(u64::try_from((at - now).as_millis()).unwrap_or(u64::MAX));
         }
         error.advice("see `ipamctl pool` and `ipamctl enis`")
+    }
+
+    fn is_del(&self, id: OpId) -> bool {
+        self.ops.get(&id).is_some_and(|op| op.verb == Verb::Del)
     }
 
     pub(super) fn set_phase(&mut self, id: OpId, phase: Phase) {

@@ -14,10 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// How long the first link of a batch waits for others.
-const GATHER: Duration = Duration::from_millis(20);
+/// How long the first link of a batch waits for others, unless an ADD waits for an address: each batch walks the
+/// kernel's conntrack table once, which costs the same for one address as for a hundred.
+const GATHER: Duration = Duration::from_millis(200);
 /// The most links of one batch.
-const BATCH: usize = 64;
+const BATCH: usize = 128;
 /// How long a link that could not be deleted waits for another try.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -50,12 +51,15 @@ impl ReapItem {
 pub(super) struct Reaper {
     queue: Vec<ReapItem>,
     due: Option<Timestamp>,
+    /// Something was queued since the last batch: what only waits for another try is not hurried.
+    fresh: bool,
     flying: Option<(Vec<ReapItem>, Timestamp)>,
 }
 
 impl Reaper {
     pub(super) fn push(&mut self, item: ReapItem, now: Timestamp) {
         self.queue.push(item);
+        self.fresh = true;
         let due = if self.queue.len() >= BATCH { now } else { now + GATHER };
         self.due = Some(self.due.map_or(due, |old| old.min(due)));
     }
@@ -89,11 +93,15 @@ impl Reaper {
 
 impl Owner {
     pub(super) fn reap_when_due(&mut self, now: Timestamp) {
+        if !self.waiting.is_empty() && self.reaper.flying.is_none() && self.reaper.fresh {
+            self.reaper.hurry(now);
+        }
         if self.reaper.due().is_none_or(|due| due > now) {
             return;
         }
         let batch: Vec<ReapItem> = self.reaper.queue.drain(..self.reaper.queue.len().min(BATCH)).collect();
         self.reaper.due = (!self.reaper.queue.is_empty()).then_some(now);
+        self.reaper.fresh = !self.reaper.queue.is_empty();
         let links = batch.iter().map(|item| self.reap_link(item)).collect();
         self.reaper.flying = Some((batch, now));
         self.effect(None, Purpose::Reap, EffectKind::Reap(links));

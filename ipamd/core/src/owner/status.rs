@@ -53,6 +53,18 @@ impl Owner {
         }
     }
 
+    /// Why a waiting ADD was not served: what EC2 said last, else what is under way.
+    pub(super) fn why_waiting(&self) -> String {
+        let mut reasons: Vec<String> = self.growth.refusals().map(str::to_owned).collect();
+        for reconciler in [self.reconcilers.eni_sync, self.reconcilers.host_net] {
+            reasons.extend(self.driver.last_error(reconciler).map(str::to_owned));
+        }
+        if reasons.is_empty() {
+            reasons.extend(self.growth.under_way());
+        }
+        if reasons.is_empty() { "the pool is empty".to_owned() } else { reasons.join("; ") }
+    }
+
     pub(super) fn why_not_serving(&self) -> Option<String> {
         if !self.gate.committed() {
             return Some("the start is not recorded yet".to_owned());

@@ -123,6 +123,9 @@ impl Owner {
         seen: Result<CloudObservation, String>,
         now: Timestamp,
     ) {
+        if !self.driver.is_running(pass) {
+            return; // it took too long and is old: another look has been taken since
+        }
         let seen = match seen {
             Ok(seen) => seen,
             Err(cause) => return self.pass_ended(pass, Err(cause), now),

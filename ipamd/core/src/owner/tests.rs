@@ -249,7 +249,7 @@ fn add_del_add_in_one_sandbox_deletes_the_dying_link_first() {
     bench.added(3);
     assert_eq!(bench.wires[1].delete_first, [bench.wires[0].ifindex]);
     assert_eq!(bench.stored.attachments.len(), 2, "the dying one keeps its record until it is reaped");
-    bench.pass(Duration::from_millis(20));
+    bench.pass(Duration::from_millis(200));
     assert_eq!(bench.stored.attachments.len(), 1);
 }
 
@@ -265,7 +265,7 @@ fn del_three_times_succeeds_and_the_address_cools() {
     let error = bench.error(5);
     assert_eq!(error.code, Code::TryAgainLater);
     assert!(error.to_string().contains("1 cooling"), "{error}");
-    bench.pass(Duration::from_millis(20));
+    bench.pass(Duration::from_millis(200));
     bench.pass(Duration::from_secs(30));
     bench.send(Event::Add { op: OpId(6), ask: ask("b", 8) });
     bench.added(6);

@@ -126,12 +126,16 @@ impl Driver {
 
     /// A pass has ended; false when it is not the one that runs (it was late), and nothing changes.
     pub fn ended(&mut self, pass: Pass, result: Result<(), String>, now: Timestamp) -> bool {
-        let entry = &mut self.entries[pass.reconciler];
-        let current = entry.running.is_some_and(|(number, _)| number == pass.number);
+        let current = self.is_running(pass);
         if current {
-            entry.end(result, now);
+            self.entries[pass.reconciler].end(result, now);
         }
         current
+    }
+
+    /// Whether a pass is the one that runs.
+    pub fn is_running(&self, pass: Pass) -> bool {
+        self.entries[pass.reconciler].running.is_some_and(|(number, _)| number == pass.number)
     }
 
     /// When to poll again.

@@ -77,11 +77,11 @@ impl Owner {
             None => {
                 self.growth.intents.remove(&id);
                 self.mark_dirty(RecordId::Intent(id), now);
+                let refused = (now + self.config.poll, "an intent could not be recorded".to_owned());
                 if let Some(eni) = record.mutation.eni() {
-                    self.growth.held.insert(eni.clone(), now + self.config.poll);
+                    self.growth.held.insert(eni.clone(), refused);
                 } else {
-                    self.growth.create_refused =
-                        Some((now + self.config.poll, "the store failed".to_owned()));
+                    self.growth.create_refused = Some(refused);
                 }
             }
             Some(Ok(done)) => {
@@ -161,16 +161,20 @@ impl Owner {
         }
         let mut batch = vec![Write::DeleteIntent(id)];
         match mutation {
+            Mutation::Create { secondary, .. } if self.asks_for_less(error, *secondary, until) => {}
             Mutation::Create { .. } => self.growth.create_refused = Some((until, error.to_string())),
+            Mutation::Assign { count, .. } if self.asks_for_less(error, *count, until) => {}
             Mutation::Assign { eni, .. } => {
                 self.growth.assign_refused = Some((until, error.to_string()));
-                self.growth.held.insert(eni.clone(), until);
+                self.growth.held.insert(eni.clone(), (until, error.to_string()));
             }
             Mutation::Delete { eni } if error.kind == CloudErrorKind::NotFound => {
                 self.drop_eni(eni, &mut batch);
             }
-            Mutation::Attach { eni, .. } if error.kind == CloudErrorKind::LimitReached => {
-                // The instance carries no more: what was created for it is deleted again.
+            Mutation::Attach { eni, .. }
+                if matches!(error.kind, CloudErrorKind::LimitReached | CloudErrorKind::Unauthorized) =>
+            {
+                // The instance carries no more, or must not: what was created for it is deleted again.
                 self.growth.create_refused = Some((until, error.to_string()));
                 batch.extend(self.pool.set_state(eni, EniState::Deleting).map(Write::PutEni));
                 batch.extend(self.pool.drop_addresses(eni).into_iter().map(Write::DeleteAddress));
@@ -180,10 +184,22 @@ impl Owner {
             | Mutation::Detach { eni }
             | Mutation::Delete { eni } => {
                 // Its state is another than we thought: the next look says which.
-                self.growth.held.insert(eni.clone(), until);
+                self.growth.held.insert(eni.clone(), (until, error.to_string()));
                 self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
             }
         }
         self.commit(Purpose::Housekeeping, batch, now);
+    }
+
+    /// A subnet that has not so many addresses may have some: the next call asks for what is waited for, then for half of
+    /// it, and the refusal of a single one is the subnet's last word.
+    fn asks_for_less(&mut self, error: &CloudError, asked: u32, until: Timestamp) -> bool {
+        if error.kind != CloudErrorKind::SubnetFull || asked <= 1 {
+            return false;
+        }
+        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        let less = if (1..asked).contains(&waiting) { waiting } else { asked / 2 };
+        self.growth.ask_most = Some((until, less));
+        true
     }
 }

@@ -18,12 +18,13 @@ use std::collections::BTreeSet;
 impl Owner {
     /// Whether a look must name ENIs that are attached to nothing, too.
     pub(in crate::owner) fn look_is_tagged(&self) -> bool {
-        !self.gate.cloud || self.is_unsettled()
+        !self.gate.cloud || self.is_unsettled() || self.pool.enis().any(|e| !e.record.state.is_laid())
     }
 
     /// Whether something at EC2 is on its way or not known.
     pub(super) fn is_unsettled(&self) -> bool {
-        let moving = self.pool.enis().any(|e| !e.record.state.is_laid());
+        let moves = |state: EniState| !state.is_laid() && state != EniState::Lost;
+        let moving = self.pool.enis().any(|e| moves(e.record.state));
         let growth = &self.growth;
         let unknown = growth.intents.values().any(|i| matches!(i.stage, Stage::Unknown(_)));
         moving
@@ -31,6 +32,7 @@ impl Owner {
             || growth.doubt.is_some()
             || !growth.strangers.is_empty()
             || !growth.absent.is_empty()
+            || growth.apart.keys().any(|id| self.pool.eni(id).is_some_and(|e| e.record.state.is_laid()))
     }
 
     /// The ENIs that were changed since a look began.
@@ -69,6 +71,7 @@ impl Owner {
             growth.intents.remove(&id);
             batch.push(Write::DeleteIntent(id));
         }
+        self.lose_apart(plan, &mut batch);
         self.forget_absent(plan, &mut batch);
         self.adopt_strangers(plan, &mut batch);
         batch
@@ -85,8 +88,36 @@ impl Owner {
                 && !self.growth.intents.values().any(|i| i.record.mutation.eni() == Some(id))
             {
                 self.drop_eni(id, batch);
+                if self.pool.eni(id).is_some() {
+                    self.lose(id, EniState::Lost, batch);
+                }
             }
         }
+    }
+
+    /// ENIs that two looks in a row found detached by others: what they have free is no more to be had. One that holds
+    /// nothing is deleted, else its containers keep what they have, and it waits for the last of them.
+    fn lose_apart(&mut self, plan: &eni_sync::SyncPlan, batch: &mut Vec<Write>) {
+        self.growth.apart.retain(|id, _| plan.apart.contains(id));
+        for id in &plan.apart {
+            let looks = self.growth.apart.entry(id.clone()).or_default();
+            *looks += 1;
+            if *looks >= AGREEING {
+                let counts = self.pool.eni_counts(id);
+                let held = counts.allocated + counts.quarantined > 0;
+                self.growth.seen.insert(id.clone(), Seen::Available);
+                self.lose(id, if held { EniState::Lost } else { EniState::Deleting }, batch);
+            }
+        }
+    }
+
+    fn lose(&mut self, id: &EniId, state: EniState, batch: &mut Vec<Write>) {
+        if self.pool.eni(id).is_some_and(|e| e.record.state != state) {
+            self.note(Note::EniState { eni: id.clone(), state });
+            batch.extend(self.pool.set_state(id, state).map(Write::PutEni));
+        }
+        self.pool.set_link(id, None);
+        batch.extend(self.pool.drop_addresses(id).into_iter().map(Write::DeleteAddress));
     }
 
     pub(super) fn drop_eni(&mut self, id: &EniId, batch: &mut Vec<Write>) {
@@ -96,6 +127,7 @@ impl Owner {
         self.growth.seen.remove(id);
         self.growth.held.remove(id);
         self.growth.absent.remove(id);
+        self.growth.apart.remove(id);
         self.note(Note::EniGone { eni: id.clone() });
     }
 

@@ -17,7 +17,10 @@ use crate::record::{EniState, IntentRecord, Write};
 use crate::time::Timestamp;
 use eni_proto::ids::{EniId, MacAddr};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+/// How long an ENI that EC2 says is attached may be without its link and still count as coming.
+const LINK_COMES: Duration = Duration::from_secs(15);
 /// Looks that must agree before something at EC2 is given up.
 const AGREEING: u32 = 2;
 
@@ -48,7 +51,11 @@ pub(super) struct Growth {
     /// When the last change of an ENI ended: what an older look says of it is stale.
     touched: BTreeMap<EniId, Timestamp>,
     /// ENIs that are left alone until then, after a refusal.
-    held: BTreeMap<EniId, Timestamp>,
+    held: BTreeMap<EniId, (Timestamp, String)>,
+    /// ENIs in use whose link is not there, since when.
+    linkless: BTreeMap<EniId, Timestamp>,
+    /// The most addresses that one call asks for until then: the subnet had not as many as were asked for.
+    ask_most: Option<(Timestamp, u32)>,
     /// Device indexes of ENIs that others attached.
     foreign: BTreeSet<u32>,
     create_refused: Option<(Timestamp, String)>,
@@ -61,6 +68,8 @@ pub(super) struct Growth {
     doubt: Option<(u32, Timestamp)>,
     /// Looks in a row that did not name an ENI of the pool.
     absent: BTreeMap<EniId, u32>,
+    /// Looks in a row that named an ENI of the pool as attached to nothing, or elsewhere.
+    apart: BTreeMap<EniId, u32>,
     /// The primary's security groups: new ENIs get them.
     security_groups: Vec<String>,
     /// MACs whose links are waited for.
@@ -89,14 +98,22 @@ impl Growth {
 
     /// What EC2 refused and is not worth asking again yet.
     pub(super) fn refusals(&self) -> impl Iterator<Item = &str> {
-        [&self.create_refused, &self.assign_refused].into_iter().flatten().map(|(_, why)| why.as_str())
+        let refused = [&self.create_refused, &self.assign_refused].into_iter().flatten();
+        refused.chain(self.held.values()).map(|(_, why)| why.as_str())
+    }
+
+    /// The calls that are not answered, in words.
+    pub(super) fn under_way(&self) -> Option<String> {
+        let calls: Vec<&str> = self.intents.values().map(|i| i.record.mutation.call()).collect();
+        (!calls.is_empty()).then(|| format!("EC2 has not answered {}", calls.join(", ")))
     }
 
     /// Forgets refusals that are worth another try: what was planned with them is planned anew.
     fn expire(&mut self, now: Timestamp) {
         let before = self.held.len();
-        self.held.retain(|_, until| *until > now);
+        self.held.retain(|_, (until, _)| *until > now);
         let mut expired = self.held.len() < before;
+        expired |= self.ask_most.take_if(|(until, _)| *until <= now).is_some();
         for refused in [&mut self.create_refused, &mut self.assign_refused] {
             expired |= refused.take_if(|(until, _)| *until <= now).is_some();
         }
@@ -111,7 +128,7 @@ impl Growth {
 
     fn is_busy(&self, eni: &EniId, now: Timestamp) -> bool {
         let changing = self.intents.values().any(|i| i.record.mutation.eni() == Some(eni));
-        changing || self.held.get(eni).is_some_and(|until| *until > now)
+        changing || self.held.get(eni).is_some_and(|(until, _)| *until > now)
     }
 
     pub(super) fn deadline(&self) -> Option<Timestamp> {
@@ -121,7 +138,9 @@ impl Growth {
         });
         let refused =
             [&self.create_refused, &self.assign_refused].into_iter().flatten().map(|(until, _)| *until);
-        again.chain(self.held.values().copied()).chain(refused).chain(self.plan_at).min()
+        let held = self.held.values().map(|(until, _)| *until);
+        let most = self.ask_most.map(|(until, _)| until);
+        again.chain(held).chain(refused).chain(most).chain(self.plan_at).min()
     }
 }
 
@@ -143,6 +162,7 @@ impl Owner {
             busy: growth.is_busy(&eni.record.id, now),
             seen: growth.seen.get(&eni.record.id).copied(),
             assigning: assigning(&eni.record.id),
+            stuck: growth.linkless.get(&eni.record.id).is_some_and(|since| *since + LINK_COMES <= now),
             id: eni.record.id.clone(),
         });
         let creating = growth.intents.values().filter_map(|i| match i.record.mutation {
@@ -157,6 +177,7 @@ impl Owner {
             limits,
             create_refused: growth.create_refused.clone(),
             assign_refused: growth.assign_refused.clone(),
+            ask_most: growth.ask_most.map(|(_, most)| most),
             surplus_since: growth.surplus_since,
         })
     }
@@ -183,12 +204,25 @@ impl Owner {
         self.watch_links();
     }
 
+    /// Since when each ENI in use has had no link: one whose link does not come is no supply.
+    fn note_linkless(&mut self, now: Timestamp) {
+        let without = |e: &&crate::pool::Eni| e.record.state == EniState::InUse && e.link.is_none();
+        let without: BTreeSet<EniId> =
+            self.pool.enis().filter(without).map(|e| e.record.id.clone()).collect();
+        self.growth.linkless.retain(|id, _| without.contains(id));
+        for id in without {
+            self.growth.linkless.entry(id).or_insert(now);
+        }
+    }
+
     fn plan_capacity(&mut self, now: Timestamp) -> Option<Plan> {
+        self.note_linkless(now);
         let view = self.view(now)?;
         let plan = capacity::plan(&view, &self.config.targets, now);
         self.growth.surplus_since =
             if plan.surplus { Some(self.growth.surplus_since.unwrap_or(now)) } else { None };
-        self.growth.plan_at = plan.again;
+        let stuck = self.growth.linkless.values().map(|since| *since + LINK_COMES).filter(|at| *at > now);
+        self.growth.plan_at = stuck.chain(plan.again).min();
         self.growth.planned = Some((self.pool.version(), self.waiting.len()));
         Some(plan)
     }
@@ -241,6 +275,11 @@ impl Owner {
                 batch.extend(self.pool.drop_addresses(&eni).into_iter().map(Write::DeleteAddress));
                 self.driver.wake(self.reconcilers.host_net, now);
                 self.mutate(Mutation::Detach { eni }, batch, now);
+            }
+            Step::Abandon { eni } => {
+                self.change_state(&eni, EniState::Deleting, now);
+                let gone = self.pool.drop_addresses(&eni);
+                self.commit(Purpose::Housekeeping, gone.into_iter().map(Write::DeleteAddress).collect(), now);
             }
             Step::DetachAgain { eni } => self.mutate(Mutation::Detach { eni }, Vec::new(), now),
             Step::Delete { eni } => self.mutate(Mutation::Delete { eni }, Vec::new(), now),

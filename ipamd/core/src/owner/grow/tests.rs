@@ -11,7 +11,7 @@ fn at(millis: u64) -> Timestamp {
 #[test]
 fn what_a_refusal_held_back_is_planned_anew_when_it_ends() {
     let refused = Some((at(1000), "InsufficientFreeAddressesInSubnet".to_owned()));
-    let held = BTreeMap::from([("eni-1".parse().unwrap(), at(1000))]);
+    let held = BTreeMap::from([("eni-1".parse().unwrap(), (at(1000), "no".to_owned()))]);
     for mut growth in [
         Growth { held, ..Growth::default() },
         Growth { create_refused: refused.clone(), ..Growth::default() },

@@ -71,7 +71,7 @@ fn reaped(bench: &Bench) -> Vec<u32> {
 /// Its DEL is finished: no record is left, and the address is free once it has cooled.
 fn finished(mut bench: Bench, spec: &WireSpec) {
     assert_eq!(state(&bench), None);
-    bench.pass(Duration::from_millis(20));
+    bench.pass(Duration::from_millis(200));
     assert_eq!(reaped(&bench), [spec.ifindex], "its link is deleted");
     assert_eq!(bench.stored.attachments, [], "and its record with it");
     assert!(matches!(address_state(&bench, spec), AddressState::Cooling { .. }));
@@ -153,7 +153,7 @@ fn dying_is_finished_with_and_without_its_link() {
         let (stored, spec) = one_attachment();
         let stored = with_state(stored, AttachmentState::Dying);
         let mut bench = Bench::start(1, stored, view(&spec), false);
-        bench.pass(Duration::from_millis(20));
+        bench.pass(Duration::from_millis(200));
         assert_eq!((state(&bench), reaped(&bench)), (None, vec![spec.ifindex]));
         assert_eq!(bench.stored.attachments, []);
     }
