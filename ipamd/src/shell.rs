@@ -288,7 +288,11 @@ fn queue_full() -> WireError {
 }
 
 fn step_queue_full(step: &str) -> HostStepError {
-    HostStepError { step: step.to_owned(), cause: "the netlink threads' queue is full".to_owned() }
+    HostStepError {
+        index: None,
+        step: step.to_owned(),
+        cause: "the netlink threads' queue is full".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 mod add;
 mod attachments;
 mod commit;
+mod concern;
 mod config;
 mod del;
 pub mod event;

@@ -1,13 +1,16 @@
 //! The owner by hand: one event at a time, with a store that commits and a kernel that does as it is told. Random
 //! histories with faults and crashes are in the seeded simulation.
 
+mod host;
 mod start;
 
 use super::*;
 use crate::cloud::{
     CloudObservation, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity, InstanceLimits,
 };
-use crate::kernel::{HostAddressView, HostView, InetSettings, LinkView, Reaped, WireError};
+use crate::kernel::{
+    HostAddressView, HostStep, HostStepError, HostView, InetSettings, LinkView, Reaped, WireError,
+};
 use crate::record::{AttachmentState, Stored};
 use eni_proto::ids::{BootId, MacAddr, NetnsCookie};
 use eni_proto::request::Mode;
@@ -30,7 +33,9 @@ struct Bench {
     /// The cloud does not answer.
     no_cloud: bool,
     reaped: Vec<crate::kernel::ReapLink>,
-    applied: Vec<crate::kernel::HostStep>,
+    applied: Vec<HostStep>,
+    /// Which steps the kernel refuses.
+    refuses: fn(&HostStep) -> bool,
 }
 
 fn host() -> HostView {
@@ -76,6 +81,16 @@ impl Bench {
 
     /// The start on what is stored and what the host looks like.
     fn start(addresses: u8, stored: Stored, view: HostView, no_cloud: bool) -> Bench {
+        Bench::start_refusing(addresses, stored, view, no_cloud, |_| false)
+    }
+
+    fn start_refusing(
+        addresses: u8,
+        stored: Stored,
+        view: HostView,
+        no_cloud: bool,
+        refuses: fn(&HostStep) -> bool,
+    ) -> Bench {
         let now = Timestamp::from_millis(1000);
         let boot = BootId::new("boot-1");
         let config = OwnerConfig { cooldown: Duration::from_secs(30), ..OwnerConfig::default() };
@@ -95,6 +110,7 @@ impl Bench {
             no_cloud,
             reaped: Vec::new(),
             applied: Vec::new(),
+            refuses,
         };
         bench.settle(outcome);
         bench
@@ -165,8 +181,15 @@ impl Bench {
             }
             EffectKind::ObserveHost => Completion::HostObserved(Ok(self.view.clone())),
             EffectKind::ApplyHost(steps) => {
+                let refused = steps.iter().enumerate().filter(|(_, step)| (self.refuses)(step));
+                let error = |(index, step)| HostStepError {
+                    index: Some(index),
+                    step: format!("{step:?}"),
+                    cause: "no".into(),
+                };
+                let failed = refused.map(error).collect();
                 self.applied.extend(steps);
-                Completion::HostApplied(Vec::new())
+                Completion::HostApplied(failed)
             }
             EffectKind::ObserveCloud { .. } if self.no_cloud => Completion::CloudObserved(Err("away".into())),
             EffectKind::ObserveCloud { .. } => Completion::CloudObserved(Ok(self.cloud())),
