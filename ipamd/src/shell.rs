@@ -263,7 +263,7 @@ fn is_failure(completion: &Completion) -> bool {
         Completion::Mutated(result) => result.is_err(),
         Completion::HostApplied(failed) => !failed.is_empty(),
         Completion::Reaped(_) => false,
-        Completion::Skipped => true,
+        Completion::Blank(_) | Completion::Skipped => true,
     }
 }
 

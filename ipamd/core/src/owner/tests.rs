@@ -3,6 +3,7 @@
 
 mod host;
 mod start;
+mod store;
 
 use super::*;
 use crate::cloud::{
@@ -11,7 +12,7 @@ use crate::cloud::{
 use crate::kernel::{
     HostAddressView, HostStep, HostStepError, HostView, InetSettings, LinkView, Reaped, WireError,
 };
-use crate::record::{AttachmentState, Stored};
+use crate::record::{AttachmentState, Stored, Write};
 use eni_proto::ids::{BootId, MacAddr, NetnsCookie};
 use eni_proto::request::Mode;
 use std::net::Ipv4Addr;
@@ -26,6 +27,8 @@ struct Bench {
     hold_wires: bool,
     wire_error: Option<WireError>,
     commit_error: bool,
+    /// The store's file is a new one.
+    blank: bool,
     replies: Vec<(OpId, Option<reply::Outcome>)>,
     wires: Vec<crate::kernel::WireSpec>,
     /// What the host looks like.
@@ -104,6 +107,7 @@ impl Bench {
             hold_wires: false,
             wire_error: None,
             commit_error: false,
+            blank: false,
             replies: Vec::new(),
             wires: Vec::new(),
             view,
@@ -165,7 +169,11 @@ impl Bench {
     fn complete(&mut self, effect: Effect) {
         let completion = match effect.kind {
             EffectKind::Commit(_) if self.commit_error => Completion::Committed(Err("disk full".into())),
+            EffectKind::Commit(batch) if self.blank && batch.first() != Some(&Write::Clear) => {
+                Completion::Blank("a new file".into())
+            }
             EffectKind::Commit(batch) => {
+                self.blank = false;
                 self.stored.apply(&batch);
                 Completion::Committed(Ok(()))
             }
@@ -364,32 +372,6 @@ fn a_del_waits_for_an_add_that_is_being_wired_and_ends_those_behind_it() {
     bench.release_wires();
     bench.added(1);
     assert_eq!(bench.reply(3), Some(&reply::Outcome::Done));
-    assert!(bench.owner.attachment(&key("a")).is_none());
-}
-
-#[test]
-fn a_del_that_cannot_be_recorded_fails_and_the_next_one_records_it() {
-    let mut bench = Bench::new(4);
-    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
-    bench.commit_error = true;
-    bench.send(Event::Del { op: OpId(2), key: key("a") });
-    assert_eq!(bench.error(2).code, Code::TryAgainLater);
-    bench.send(Event::Del { op: OpId(3), key: key("a") });
-    assert_eq!(bench.error(3).code, Code::TryAgainLater, "success needs its record");
-    assert!(!bench.owner.health().can_serve());
-    bench.commit_error = false;
-    bench.send(Event::Del { op: OpId(4), key: key("a") });
-    assert_eq!(bench.reply(4), Some(&reply::Outcome::Done));
-    assert_eq!(bench.stored.attachments[0].state, AttachmentState::Dying);
-    assert!(bench.owner.health().can_serve());
-}
-
-#[test]
-fn an_add_that_cannot_be_recorded_is_undone() {
-    let mut bench = Bench::new(4);
-    bench.commit_error = true;
-    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
-    assert!(bench.error(1).to_string().contains("disk full"));
     assert!(bench.owner.attachment(&key("a")).is_none());
 }
 
