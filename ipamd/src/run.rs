@@ -310,14 +310,17 @@ impl Threads {
         let (done, metrics) = (done.clone(), metrics.clone());
         let finished = move |commits: Vec<CommitDone>| {
             if let Some(first) = commits.first() {
-                metrics.commit(first.took, commits.len(), first.result.is_ok());
+                metrics.commit(first.took, commits.len(), commits.iter().all(|c| c.result.is_ok()));
             }
             // All of it is put before the first may wake: a group wakes the loop once.
             let mut wakes = Vec::with_capacity(commits.len());
             for commit in commits {
                 wakes.push(commit.wake.clone());
                 let effect = EffectId(commit.ticket);
-                let completion = Completion::Committed(commit.result.map_err(|e| e.to_string()));
+                let completion = match commit.result {
+                    Err(error) if error.blank => Completion::Blank(error.to_string()),
+                    result => Completion::Committed(result.map_err(|error| error.to_string())),
+                };
                 done.put(Finished::Effect { effect, completion }, commit.wake);
             }
         };

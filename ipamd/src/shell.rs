@@ -52,6 +52,9 @@ pub struct Shell {
     flying: BTreeSet<EffectId>,
     /// Not started: something in `after` flies or is held.
     held: BTreeMap<EffectId, Effect>,
+    /// Not taken by a full queue. They fly until all that came with them is handed out: what comes after them must
+    /// find them.
+    refused: VecDeque<(EffectId, Completion)>,
     next_op: u64,
 }
 
@@ -66,6 +69,7 @@ impl Shell {
             waiting: BTreeMap::new(),
             flying: BTreeSet::new(),
             held: BTreeMap::new(),
+            refused: VecDeque::new(),
             next_op: 0,
         };
         shell.dispatch(outcome);
@@ -124,6 +128,13 @@ impl Shell {
         let failed = is_failure(&completion);
         self.handle(Event::Done { effect, completion });
         self.release_held(effect, failed);
+        self.end_refused();
+    }
+
+    fn end_refused(&mut self) {
+        while let Some((effect, completion)) = self.refused.pop_front() {
+            self.completed(effect, completion);
+        }
     }
 
     /// Starts what waited for `ended`, or reports it skipped.
@@ -163,6 +174,7 @@ impl Shell {
             let wake = together.clone().unwrap_or_else(|| self.executors.done.wake());
             self.start_or_hold(effect, wake);
         }
+        self.end_refused();
     }
 
     fn start_or_hold(&mut self, mut effect: Effect, wake: Wake) {
@@ -230,9 +242,7 @@ impl Shell {
                 None
             }
         };
-        if let Some(completion) = refused {
-            self.completed(id, completion);
-        }
+        self.refused.extend(refused.map(|completion| (id, completion)));
     }
 }
 
@@ -253,7 +263,7 @@ fn is_failure(completion: &Completion) -> bool {
         Completion::Mutated(result) => result.is_err(),
         Completion::HostApplied(failed) => !failed.is_empty(),
         Completion::Reaped(_) => false,
-        Completion::Skipped => true,
+        Completion::Blank(_) | Completion::Skipped => true,
     }
 }
 
@@ -278,5 +288,12 @@ fn queue_full() -> WireError {
 }
 
 fn step_queue_full(step: &str) -> HostStepError {
-    HostStepError { step: step.to_owned(), cause: "the netlink threads' queue is full".to_owned() }
+    HostStepError {
+        index: None,
+        step: step.to_owned(),
+        cause: "the netlink threads' queue is full".to_owned(),
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crash;
+mod filter;
 mod growth;
 mod instances;
 mod paths;

@@ -1,10 +1,11 @@
 //! A store that cannot be used: ipamd ends with the reason, and the file stays as it is.
 
-use eni_tests::cni::add;
+use eni_tests::cni::{Call, add};
 use eni_tests::node::{Node, Options};
 use eni_tests::sandbox::Sandbox;
 use eni_tests::wait;
 use std::fs::{self, File};
+use std::io::Write;
 
 /// Starts ipamd on a node whose store is as it is; the reason that it ends with.
 fn reason(node: &mut Node) -> String {
@@ -104,4 +105,44 @@ fn netns_a_store_of_a_newer_schema_is_left_as_it_is() {
     node.start_ipamd();
     node.wait_ready();
     assert_eq!(node.ask("attachments")[0]["state"], "live", "the older file serves as before");
+}
+
+/// Fills the node's tmpfs until commits fail, takes the store's file away, and makes room again.
+fn take_the_file_away(node: &Node) {
+    let filler = node.run_dir().join("filler");
+    let mut file = File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    let sandbox = Sandbox::new();
+    let mut n = 0;
+    wait::until("commits fail", || {
+        n += 1;
+        let name = format!("full{n}");
+        let failed = Call::new(node, "ADD").of(&name, &sandbox.path()).run().code != Some(0);
+        Call::new(node, "DEL").of(&name, &sandbox.path()).run();
+        failed && node.ask("status")["reasons"].to_string().contains("the store")
+    });
+    fs::remove_file(node.run_dir().join("ipamd.redb")).unwrap();
+    fs::remove_file(filler).unwrap();
+}
+
+#[test]
+fn netns_a_file_taken_away_while_the_disk_was_full_is_written_anew_whole() {
+    let mut node = Node::new(&Options { secondary: 9, cooldown_ms: 0, ..Options::default() });
+    let sandboxes: Vec<Sandbox> = (0..4).map(|_| Sandbox::new()).collect();
+    for (n, sandbox) in sandboxes[..3].iter().enumerate() {
+        add(&node, &format!("c{n}"), sandbox);
+    }
+    take_the_file_away(&node);
+    wait::until("an ADD is recorded", || {
+        Call::new(&node, "ADD").of("c3", &sandboxes[3].path()).run().code == Some(0)
+    });
+    node.kill_ipamd();
+    node.start_ipamd();
+    node.wait_ready();
+    let live = node.ask("attachments").as_array().unwrap().iter().filter(|a| a["state"] == "live").count();
+    assert_eq!(live, 4, "{}", node.ask("attachments"));
+    for sandbox in &sandboxes {
+        assert!(eni_tests::traffic::ping(sandbox.name(), node.address("peer_address"), None));
+    }
+    assert!(!node.log().contains("orphan"), "{}", node.log());
 }

@@ -256,5 +256,5 @@ fn refused(made: bool) -> WireError {
 }
 
 fn step_failed() -> HostStepError {
-    HostStepError { step: "a step".into(), cause: "ENOBUFS".into() }
+    HostStepError { index: None, step: "a step".into(), cause: "ENOBUFS".into() }
 }

@@ -291,6 +291,9 @@ pub struct IntentRecord {
 /// One change of one record. A batch of them is committed whole or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
+    /// Empty the store: the batch that begins with this holds everything. Nothing else is taken into a file that is
+    /// not the one known so far.
+    Clear,
     /// Put the node's record.
     PutNode(NodeRecord),
     /// Put an ENI.
@@ -316,6 +319,7 @@ impl Stored {
     pub fn apply(&mut self, batch: &[Write]) {
         for write in batch {
             match write {
+                Write::Clear => *self = Stored::default(),
                 Write::PutNode(node) => self.node = Some(node.clone()),
                 Write::PutEni(eni) => {
                     self.enis.retain(|e| e.id != eni.id);

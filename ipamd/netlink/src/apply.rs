@@ -14,17 +14,25 @@ use ipamd_core::kernel::{HostStep, HostStepError, RouteView};
 /// Takes the steps in order and goes on after a failure; all failures.
 pub(crate) fn apply(host: &mut Host, steps: &[HostStep]) -> Vec<HostStepError> {
     let mut errors = Vec::new();
+    let mut first = 0;
     for run in steps.chunk_by(|a, b| !by_program(a) && !by_program(b)) {
-        let mut failed = |cause: Option<String>| errors.extend(cause.map(|cause| error(&run[0], cause)));
+        let mut failed = |index: usize, cause: String| {
+            errors.push(HostStepError {
+                index: Some(first + index),
+                step: ours::describe(&run[index]),
+                cause,
+            });
+        };
         match &run[0] {
             HostStep::ReplaceNft { text } => {
-                failed(nft::replace(host, text).err().map(|error| error.to_string()));
+                nft::replace(host, text).unwrap_or_else(|error| failed(0, error.to_string()));
             }
             HostStep::AcceptForward(chain) => {
-                failed(forward::accept(host, *chain).err().map(|error| error.to_string()));
+                forward::accept(host, *chain).unwrap_or_else(|error| failed(0, error.to_string()));
             }
-            _ => by_netlink(host, run, &mut errors),
+            _ => by_netlink(host, run, failed),
         }
+        first += run.len();
     }
     errors
 }
@@ -34,29 +42,28 @@ fn by_program(step: &HostStep) -> bool {
     matches!(step, HostStep::ReplaceNft { .. } | HostStep::AcceptForward(_))
 }
 
-fn error(step: &HostStep, cause: String) -> HostStepError {
-    HostStepError { step: ours::describe(step), cause }
-}
-
-fn by_netlink(host: &mut Host, steps: &[HostStep], errors: &mut Vec<HostStepError>) {
+/// `failed` takes each failed step's place in `steps`, and why it failed.
+fn by_netlink(host: &mut Host, steps: &[HostStep], mut failed: impl FnMut(usize, String)) {
     let refusals = match host.route.batch(steps.iter().filter_map(message_of).collect()) {
         Ok(refusals) => refusals,
         // What was carried out is not known: the next look tells.
-        Err(io) => return errors.extend(steps.iter().map(|step| error(step, io.to_string()))),
+        Err(io) => return (0..steps.len()).for_each(|index| failed(index, io.to_string())),
     };
     for refusal in refusals {
         let step = &steps[refusal.index];
         if is_fine(step, &refusal) {
             continue;
         }
-        let failed = match step {
+        let cause = match step {
             HostStep::AddRoute(route) if refusal.errno == libc::EINVAL && route.prefsrc.is_some() => {
                 let plain = RouteView { prefsrc: None, ..*route };
                 host.route.call(message::put_route(&plain)).err().map(|error| error.to_string())
             }
             _ => Some(refusal.to_string()),
         };
-        errors.extend(failed.map(|cause| error(step, cause)));
+        if let Some(cause) = cause {
+            failed(refusal.index, cause);
+        }
     }
 }
 

@@ -131,8 +131,11 @@ impl HostKernel for Host {
     }
 
     fn observe(&mut self) -> Result<HostView, HostStepError> {
-        let failed =
-            |what: &str, cause: String| HostStepError { step: format!("look at the host's {what}"), cause };
+        let failed = |what: &str, cause: String| HostStepError {
+            index: None,
+            step: format!("look at the host's {what}"),
+            cause,
+        };
         let view = self.look().map_err(|(what, error)| failed(what, error.to_string()))?;
         let forward = forward::look(self).map_err(|error| failed("filter table", error.to_string()))?;
         Ok(HostView { forward, ..view })

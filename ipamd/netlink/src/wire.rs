@@ -191,14 +191,19 @@ pub(crate) fn unwire(host: &mut Host, spec: &UnwireSpec) -> Result<(), HostStepE
     batch.push(message::set_group_of(spec.host_name.as_str(), DYING_GROUP));
     let step = || format!("take link {} off", spec.ifindex);
     let refusals = host.route.batch(batch);
-    let refusals = refusals.map_err(|error| HostStepError { step: step(), cause: error.to_string() })?;
+    let refusals =
+        refusals.map_err(|error| HostStepError { index: None, step: step(), cause: error.to_string() })?;
     let gone = |refusal: &&Refusal| !matches!(refusal.errno, libc::ESRCH | libc::ENODEV);
     let causes = refusals.iter().filter(gone).map(|refusal| match spec.addresses.get(refusal.index) {
         Some(address) => format!("deleting the route {address}: {refusal}"),
         None => format!("moving it into the dying group: {refusal}"),
     });
     let causes: Vec<String> = causes.collect();
-    if causes.is_empty() { Ok(()) } else { Err(HostStepError { step: step(), cause: causes.join("; ") }) }
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(HostStepError { index: None, step: step(), cause: causes.join("; ") })
+    }
 }
 
 fn refused(step: WireStep, doing: &str, refusal: &Refusal, made: bool) -> WireError {

@@ -44,6 +44,11 @@ pub struct Store {
     database: Database,
 }
 
+/// Whether a batch holds everything.
+fn is_whole(batch: &[Write]) -> bool {
+    batch.first() == Some(&Write::Clear)
+}
+
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Store({})", self.path.display())
@@ -60,14 +65,23 @@ impl Store {
     fn commit<'a>(&self, batches: impl Iterator<Item = &'a [Write]>) -> Result<(), redb::Error> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::Immediate).map_err(redb::Error::from)?;
+        let batches: Vec<&[Write]> = batches.collect();
+        // What an earlier batch wrote is in the one that begins with everything.
+        let whole = batches.iter().rposition(|batch| is_whole(batch));
+        if whole.is_some() {
+            for table in [NODE, ENIS, ADDRESSES, ATTACHMENTS, INTENTS] {
+                transaction.delete_table(table)?;
+            }
+        }
         {
             let mut node = transaction.open_table(NODE)?;
             let mut enis = transaction.open_table(ENIS)?;
             let mut addresses = transaction.open_table(ADDRESSES)?;
             let mut attachments = transaction.open_table(ATTACHMENTS)?;
             let mut intents = transaction.open_table(INTENTS)?;
-            for write in batches.flatten() {
+            for write in batches[whole.unwrap_or(0)..].iter().copied().flatten() {
                 match write {
+                    Write::Clear => {}
                     Write::PutNode(record) => {
                         node.insert(NODE_KEY, codec::encode(record).as_slice())?;
                     }

@@ -3,8 +3,9 @@
 //! Owns one file per test, in a folder of its own. Does not kill a process in the middle of a commit: the tier `netns`
 //! does.
 
+mod thread;
+
 use super::*;
-use crate::completions::{Wake, completions};
 use eni_proto::cni::AddResult;
 use eni_proto::ids::{AttachmentKey, BootId, MacAddr, NetnsCookie};
 use eni_proto::request::Mode;
@@ -14,14 +15,11 @@ use ipamd_core::record::{
     InstanceRecord, IntentRecord, NodeRecord,
 };
 use ipamd_core::time::Timestamp;
-use redb::StorageBackend;
-use redb::backends::FileBackend;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use tempfile::TempDir;
 
 const BOOT: &str = "boot-1";
@@ -276,113 +274,4 @@ fn a_file_that_is_open_elsewhere_is_locked_not_damaged() {
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     drop(opened);
     assert_eq!(open(&path).stored.attachments.len(), 5);
-}
-
-fn wake() -> Wake {
-    completions().0.wake()
-}
-
-type Done = Box<dyn FnMut(Vec<CommitDone>) + Send>;
-/// One report per transaction.
-type Reports = mpsc::Receiver<Vec<CommitDone>>;
-
-/// A store thread that is not running yet, and what it will report.
-fn thread(store: Store, capacity: usize) -> (StoreHandle, StoreThread<Done>, Reports) {
-    let (sender, reports) = mpsc::sync_channel(100);
-    let done: Done = Box::new(move |ended| sender.send(ended).unwrap());
-    let (handle, thread) = StoreThread::prepare(store, boot(), capacity, done);
-    (handle, thread, reports)
-}
-
-fn tickets(report: &[CommitDone]) -> Vec<u64> {
-    report.iter().map(|done| done.ticket).collect()
-}
-
-#[test]
-fn sixteen_batches_that_wait_are_one_transaction() {
-    let (_folder, path) = folder();
-    let (handle, thread, reports) = thread(open(&path).store, 16);
-    handle.submit(0, vec![Write::PutNode(node())], wake()).unwrap();
-    for n in 1..16 {
-        let record = attachment(u8::try_from(n).unwrap(), n, AttachmentState::Adding);
-        handle.submit(n, vec![put(record)], wake()).unwrap();
-    }
-    assert!(handle.submit(16, Vec::new(), wake()).is_err(), "the queue is bounded");
-    let running = thread.spawn().unwrap();
-    drop(handle);
-    running.join().unwrap();
-    let reports: Vec<Vec<CommitDone>> = reports.iter().collect();
-    assert_eq!(reports.len(), 1, "one transaction");
-    assert_eq!(tickets(&reports[0]), (0..16).collect::<Vec<u64>>());
-    assert!(reports[0].iter().all(|done| done.result.is_ok()));
-    assert_eq!(open(&path).stored.attachments.len(), 15);
-}
-
-/// A file that fails when told to.
-#[derive(Debug)]
-struct Faulty {
-    file: FileBackend,
-    full: Arc<AtomicBool>,
-}
-
-impl Faulty {
-    fn check(&self) -> io::Result<()> {
-        let full = self.full.load(Ordering::Relaxed);
-        if full { Err(io::Error::from(io::ErrorKind::StorageFull)) } else { Ok(()) }
-    }
-}
-
-impl StorageBackend for Faulty {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check()?;
-        self.file.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.check()?;
-        self.file.sync_data()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check()?;
-        self.file.write(offset, data)
-    }
-    fn close(&self) -> io::Result<()> {
-        self.file.close()
-    }
-}
-
-#[test]
-fn an_io_error_fails_its_batches_and_the_next_commit_opens_the_file_again() {
-    let (_folder, path) = folder();
-    commit(&open(&path).store, &every_record());
-    let full = Arc::new(AtomicBool::new(false));
-    let file = File::options().read(true).write(true).open(&path).unwrap();
-    let backend = Faulty { file: FileBackend::new(file).unwrap(), full: full.clone() };
-    let database = Database::builder().create_with_backend(backend).unwrap();
-    let (handle, thread, reports) = thread(Store { path: path.clone(), database }, 16);
-    let running = thread.spawn().unwrap();
-    let end = |ticket, write| {
-        handle.submit(ticket, vec![write], wake()).unwrap();
-        let report = reports.recv().unwrap();
-        assert_eq!(tickets(&report), [ticket]);
-        report[0].result.clone()
-    };
-    end(1, Write::DeleteAddress(ip(1))).unwrap();
-    full.store(true, Ordering::Relaxed);
-    let before = fs::read(&path).unwrap();
-    let error = end(2, Write::DeleteAddress(ip(2))).unwrap_err();
-    assert_eq!(error.path, path.display().to_string());
-    let reason = io::Error::from(io::ErrorKind::StorageFull).to_string();
-    assert!(error.cause.contains(&reason), "{error}");
-    assert_eq!(fs::read(&path).unwrap(), before, "the file is untouched");
-    end(3, Write::DeleteAddress(ip(3))).unwrap();
-    drop(handle);
-    running.join().unwrap();
-    let left: Vec<Ipv4Addr> = open(&path).stored.addresses.iter().map(|a| a.address).collect();
-    assert_eq!(left, [ip(2), ip(4)], "only what failed is missing");
 }

@@ -2,9 +2,11 @@
 //!
 //! Owns the one writer. Group commit is the only tuning that is needed: a transaction costs the same for one record as
 //! for a hundred. Any error fails every batch of its transaction and ends redb's handle, so the file is opened again
-//! before the next one. Does not decide what a failure means.
+//! before the next one. The file that is there then may be another one, if somebody took the old one away: into one that
+//! lacks the node's record nothing is written before a batch that holds everything, or a restart would take what only
+//! the old one held for nobody's. Does not decide what a failure means.
 
-use super::{OpenError, Store};
+use super::{OpenError, Store, is_whole};
 use crate::clock;
 use crate::completions::Wake;
 use crate::queue::{Receiver, Sender, bounded};
@@ -30,6 +32,8 @@ pub struct CommitError {
     pub path: String,
     /// Why.
     pub cause: String,
+    /// The file is a new one: it takes nothing but everything.
+    pub blank: bool,
 }
 
 /// How one batch ended.
@@ -67,6 +71,8 @@ impl StoreHandle {
 /// The thread, before it runs.
 pub struct StoreThread<F> {
     store: Option<Store>,
+    /// The file is not the one that was written so far.
+    pub(super) blank: bool,
     path: PathBuf,
     boot: BootId,
     queue: Receiver<Job>,
@@ -78,7 +84,11 @@ impl<F: FnMut(Vec<CommitDone>) + Send + 'static> StoreThread<F> {
     pub fn prepare(store: Store, boot: BootId, capacity: usize, done: F) -> (StoreHandle, StoreThread<F>) {
         let (sender, receiver) = bounded(capacity);
         let path = store.path().to_owned();
-        (StoreHandle { queue: sender }, StoreThread { store: Some(store), path, boot, queue: receiver, done })
+        let store = Some(store);
+        (
+            StoreHandle { queue: sender },
+            StoreThread { store, blank: false, path, boot, queue: receiver, done },
+        )
     }
 
     /// Runs it on a thread of its own, until the last handle is dropped; the file is closed cleanly then.
@@ -93,29 +103,57 @@ impl<F: FnMut(Vec<CommitDone>) + Send + 'static> StoreThread<F> {
                 return;
             }
             let begun = clock::now();
-            let result = self.commit(&jobs);
+            let (refused, result) = self.commit(&jobs);
             let took = clock::now() - begun;
-            let ended = jobs.into_iter().map(|job| {
+            let ended = jobs.into_iter().enumerate().map(|(n, job)| {
                 let Job { ticket, wake, .. } = job;
-                CommitDone { ticket, result: result.clone(), took, wake }
+                let result = if n < refused { Err(self.new_file()) } else { result.clone() };
+                CommitDone { ticket, result, took, wake }
             });
-            (self.done)(ended.collect());
+            let ended = ended.collect();
+            (self.done)(ended);
         }
     }
 
-    fn commit(&mut self, jobs: &[Job]) -> Result<(), CommitError> {
-        let error = |cause: String| CommitError { path: self.path.display().to_string(), cause };
+    /// How many of the first were refused, and how the rest ended.
+    fn commit(&mut self, jobs: &[Job]) -> (usize, Result<(), CommitError>) {
+        if let Err(error) = self.open() {
+            return (0, Err(error));
+        }
+        let whole = jobs.iter().position(|job| is_whole(&job.batch));
+        let refused = if self.blank { whole.unwrap_or(jobs.len()) } else { 0 };
+        let taken = &jobs[refused..];
+        let Some(store) = self.store.as_ref().filter(|_| !taken.is_empty()) else { return (refused, Ok(())) };
+        match store.commit(taken.iter().map(|job| job.batch.as_slice())) {
+            Ok(()) => {
+                self.blank = false;
+                (refused, Ok(()))
+            }
+            Err(failure) => {
+                // redb refuses everything after an I/O error until its file is opened again.
+                self.store = None;
+                (refused, Err(self.error(failure.to_string())))
+            }
+        }
+    }
+
+    /// Opens the file again after an error.
+    fn open(&mut self) -> Result<(), CommitError> {
         if self.store.is_none() {
-            let opened = Store::open(&self.path, &self.boot).map_err(|e: OpenError| error(e.to_string()))?;
+            let opened = Store::open(&self.path, &self.boot);
+            let opened = opened.map_err(|error: OpenError| self.error(error.to_string()))?;
+            self.blank = opened.stored.node.is_none();
             self.store = Some(opened.store);
         }
-        let store = self.store.as_ref().expect("it was opened above");
-        let committed = store.commit(jobs.iter().map(|job| job.batch.as_slice()));
-        committed.map_err(|failure| {
-            let failure = error(failure.to_string());
-            // redb refuses everything after an I/O error until its file is opened again.
-            self.store = None;
-            failure
-        })
+        Ok(())
+    }
+
+    fn error(&self, cause: String) -> CommitError {
+        CommitError { path: self.path.display().to_string(), cause, blank: false }
+    }
+
+    fn new_file(&self) -> CommitError {
+        let cause = "the file was taken away: everything is written to a new one first".to_owned();
+        CommitError { blank: true, ..self.error(cause) }
     }
 }

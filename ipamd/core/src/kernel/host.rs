@@ -265,6 +265,9 @@ pub enum HostStep {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{step}: {cause}")]
 pub struct HostStepError {
+    /// Its place among the steps of its effect; none when it is not one of them, or nobody knows which.
+    #[serde(default)]
+    pub index: Option<usize>,
     /// The step, in words.
     pub step: String,
     /// The kernel's or nft's words.

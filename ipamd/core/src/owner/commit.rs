@@ -2,7 +2,8 @@
 //!
 //! Owns the batches' contents and the set of records whose stored copy is behind memory: `live` states, which nobody
 //! waits for, and whatever was in a batch that failed. They ride with the next commit; when there is none they are
-//! written after a second. Does not own the store.
+//! written after a second. When the store has lost everything, the next commit, whatever it is for, writes everything
+//! before its own. Does not own the store.
 
 use super::event::{EffectId, EffectKind, Note};
 use super::{Owner, Purpose};
@@ -19,6 +20,8 @@ const RIDE: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RecordId {
+    /// Every record, and none that memory does not know.
+    All,
     Node,
     Eni(eni_proto::ids::EniId),
     Address(Ipv4Addr),
@@ -48,13 +51,17 @@ impl Dirty {
 
     /// Whether an attachment's stored copy may be behind: marked, or riding with a commit that has not ended.
     pub(super) fn holds(&self, id: &AttachmentId) -> bool {
-        let id = RecordId::Attachment(id.clone());
-        self.records.contains(&id) || self.flying.values().any(|riding| riding.contains(&id))
+        let ids = [RecordId::Attachment(id.clone()), RecordId::All];
+        let behind = |id: &RecordId| {
+            self.records.contains(id) || self.flying.values().any(|riding| riding.contains(id))
+        };
+        ids.iter().any(behind)
     }
 }
 
 fn record_of(write: &Write) -> RecordId {
     match write {
+        Write::Clear => RecordId::All,
         Write::PutNode(_) => RecordId::Node,
         Write::PutEni(eni) => RecordId::Eni(eni.id.clone()),
         Write::DeleteEni(id) => RecordId::Eni(id.clone()),
@@ -70,6 +77,10 @@ fn record_of(write: &Write) -> RecordId {
 impl Owner {
     /// Emits a commit; what is behind rides with it.
     pub(super) fn commit(&mut self, purpose: Purpose, mut batch: Vec<Write>, now: Timestamp) -> EffectId {
+        if self.dirty.records.contains(&RecordId::All) {
+            self.dirty.records.clear();
+            batch.splice(0..0, self.everything());
+        }
         let mut records: Vec<RecordId> = batch.iter().map(record_of).collect();
         for id in &records {
             self.dirty.records.remove(id);
@@ -125,9 +136,22 @@ impl Owner {
         }
     }
 
+    /// The batch that makes an empty store hold all that memory does.
+    fn everything(&self) -> Vec<Write> {
+        let intents = (0..self.node.next_intent).filter_map(|id| self.growth.intent(id));
+        [Write::Clear, Write::PutNode(self.node.clone())]
+            .into_iter()
+            .chain(self.pool.enis().map(|eni| Write::PutEni(eni.record.clone())))
+            .chain(self.pool.addresses().map(|record| Write::PutAddress(record.clone())))
+            .chain(self.attachments.all().map(|record| Write::PutAttachment(record.clone())))
+            .chain(intents.map(|intent| Write::PutIntent(intent.clone())))
+            .collect()
+    }
+
     /// The write that brings the store to what memory holds.
     fn write_of(&self, id: &RecordId) -> Write {
         match id {
+            RecordId::All => unreachable!("a commit that finds it begins with everything"),
             RecordId::Node => Write::PutNode(self.node.clone()),
             RecordId::Eni(id) => match self.pool.eni(id) {
                 Some(eni) => Write::PutEni(eni.record.clone()),

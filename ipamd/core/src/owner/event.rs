@@ -90,6 +90,9 @@ pub struct AddAsk {
 pub enum Completion {
     /// [`EffectKind::Commit`]: durable, or why not.
     Committed(Result<(), String>),
+    /// [`EffectKind::Commit`]: not taken, because the store has turned out to be empty. Everything has to be written,
+    /// in a batch that begins with [`Write::Clear`].
+    Blank(String),
     /// [`EffectKind::Wire`].
     Wired(Result<(), WireError>),
     /// [`EffectKind::Unwire`].

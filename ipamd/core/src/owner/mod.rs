@@ -11,6 +11,7 @@
 mod add;
 mod attachments;
 mod commit;
+mod concern;
 mod config;
 mod del;
 pub mod event;
@@ -168,6 +169,13 @@ impl Owner {
 
     fn done(&mut self, effect: EffectId, completion: Completion, now: Timestamp) {
         let Some(purpose) = self.purposes.remove(&effect) else { return };
+        let completion = match completion {
+            Completion::Blank(cause) => {
+                self.mark_dirty(commit::RecordId::All, now);
+                Completion::Committed(Err(cause))
+            }
+            other => other,
+        };
         if let Completion::Committed(result) = &completion {
             self.commit_ended(effect, result, now);
         }

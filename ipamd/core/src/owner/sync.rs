@@ -6,13 +6,13 @@
 
 use super::commit::RecordId;
 use super::event::{EffectId, EffectKind, Note};
-use super::{Owner, Purpose};
+use super::{Owner, Purpose, concern};
 use crate::cloud::{CloudObservation, InstanceLimits};
 use crate::eni_sync;
 use crate::host_net::{self, Wanted, WantedPod};
 use crate::kernel::{Forward, HostStep, HostStepError, HostView, RouteAction};
 use crate::reconcile::driver::{Pass, Schedule};
-use crate::record::{AttachmentId, AttachmentRecord, AttachmentState, InstanceRecord, Write};
+use crate::record::{AttachmentId, AttachmentRecord, AttachmentState, EniRecord, InstanceRecord, Write};
 use crate::time::Timestamp;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -32,8 +32,16 @@ pub(super) struct Reconcilers {
 pub(super) struct Applying {
     addresses: BTreeSet<Ipv4Addr>,
     prefsrc: Option<Ipv4Addr>,
-    links: Vec<(eni_proto::ids::EniId, Option<(u32, String)>)>,
-    steps: usize,
+    links: Vec<(EniRecord, Option<(u32, String)>)>,
+    pub(super) steps: Vec<HostStep>,
+}
+
+impl Applying {
+    /// The number of the ENI whose link has an index.
+    pub(super) fn number(&self, ifindex: u32) -> Option<u32> {
+        let has = |link: &Option<(u32, String)>| link.as_ref().is_some_and(|(index, _)| *index == ifindex);
+        self.links.iter().find(|(_, link)| has(link)).map(|(eni, _)| eni.number())
+    }
 }
 
 /// What stands between the start and the first ADD.
@@ -244,11 +252,11 @@ impl Owner {
         let primary = wanted.enis.iter().find(|e| e.device_index == 0).map(|e| e.primary);
         let applying = Applying {
             prefsrc: primary.filter(|p| view.addresses.iter().any(|a| a.address.addr() == *p)),
-            links: wanted.enis.iter().map(|e| (e.id.clone(), links.get(&e.mac).cloned())).collect(),
+            links: wanted.enis.iter().map(|e| (e.clone(), links.get(&e.mac).cloned())).collect(),
             addresses: wanted.addresses,
-            steps: plan.len(),
+            steps: plan.into_iter().map(|p| p.step).collect(),
         };
-        let steps = plan.into_iter().map(|p| p.step).collect();
+        let steps = applying.steps.clone();
         // Durable first: an address has its base route only once its record is committed.
         let after = self.commits_in_flight();
         let purpose = Purpose::HostApply(pass, Box::new(applying));
@@ -267,26 +275,36 @@ impl Owner {
         failed: &[HostStepError],
         now: Timestamp,
     ) {
-        if done.steps > 0 {
-            self.note(Note::HostApplied { steps: done.steps, failed: failed.to_vec() });
+        let steps = done.steps.len();
+        if steps > 0 {
+            self.note(Note::HostApplied { steps, failed: failed.to_vec() });
         }
-        if let Some(first) = failed.first() {
-            let cause = format!("{} of {} steps failed; the first: {first}", failed.len(), done.steps);
-            return self.pass_ended(pass, Err(cause), now);
+        let cause = failed
+            .first()
+            .map(|first| format!("{} of {steps} steps failed; the first: {first}", failed.len()));
+        let Some(unlaid) = concern::unlaid(done, failed) else {
+            return self.pass_ended(pass, cause.map_or(Ok(()), Err), now);
+        };
+        for (eni, link) in &done.links {
+            self.pool.set_link(&eni.id, link.clone());
         }
-        for (id, link) in &done.links {
-            self.pool.set_link(id, link.clone());
-        }
-        let lost: Vec<String> =
-            done.links.iter().filter(|(_, l)| l.is_none()).map(|(id, _)| id.to_string()).collect();
+        let lost = done.links.iter().filter(|(_, link)| link.is_none());
+        let lost: Vec<String> = lost.map(|(eni, _)| eni.id.to_string()).collect();
         let orphaned = self.reaper.orphaned();
-        self.pool.set_laid(&done.addresses.difference(&orphaned).copied().collect());
+        // What a failed step concerns is not given out; its links stay known: nobody has to wait for them.
+        let off = |address: &Ipv4Addr| {
+            let eni = self.pool.address(*address).and_then(|a| self.pool.eni(&a.eni));
+            unlaid.addresses.contains(address)
+                || eni.is_some_and(|e| unlaid.enis.contains(&e.record.number()))
+        };
+        let laid = done.addresses.difference(&orphaned).copied().filter(|address| !off(address)).collect();
+        self.pool.set_laid(&laid);
         self.gate.prefsrc = done.prefsrc;
         // A secondary whose link is not there serves nothing by itself; the node serves from the others.
         let primary = self.pool.primary();
         self.gate.laid = self.gate.laid || primary.is_some_and(crate::pool::Eni::is_usable);
-        let result =
-            if lost.is_empty() { Ok(()) } else { Err(format!("no link has the MAC of {}", lost.join(", "))) };
+        let lost = (!lost.is_empty()).then(|| format!("no link has the MAC of {}", lost.join(", ")));
+        let result = cause.or(lost).map_or(Ok(()), Err);
         self.pass_ended(pass, result, now);
         self.gate_progress(now);
     }

@@ -1,14 +1,18 @@
 //! The owner by hand: one event at a time, with a store that commits and a kernel that does as it is told. Random
 //! histories with faults and crashes are in the seeded simulation.
 
+mod host;
 mod start;
+mod store;
 
 use super::*;
 use crate::cloud::{
     CloudObservation, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity, InstanceLimits,
 };
-use crate::kernel::{HostAddressView, HostView, InetSettings, LinkView, Reaped, WireError};
-use crate::record::{AttachmentState, Stored};
+use crate::kernel::{
+    HostAddressView, HostStep, HostStepError, HostView, InetSettings, LinkView, Reaped, WireError,
+};
+use crate::record::{AttachmentState, Stored, Write};
 use eni_proto::ids::{BootId, MacAddr, NetnsCookie};
 use eni_proto::request::Mode;
 use std::net::Ipv4Addr;
@@ -23,6 +27,8 @@ struct Bench {
     hold_wires: bool,
     wire_error: Option<WireError>,
     commit_error: bool,
+    /// The store's file is a new one.
+    blank: bool,
     replies: Vec<(OpId, Option<reply::Outcome>)>,
     wires: Vec<crate::kernel::WireSpec>,
     /// What the host looks like.
@@ -30,7 +36,9 @@ struct Bench {
     /// The cloud does not answer.
     no_cloud: bool,
     reaped: Vec<crate::kernel::ReapLink>,
-    applied: Vec<crate::kernel::HostStep>,
+    applied: Vec<HostStep>,
+    /// Which steps the kernel refuses.
+    refuses: fn(&HostStep) -> bool,
 }
 
 fn host() -> HostView {
@@ -76,6 +84,16 @@ impl Bench {
 
     /// The start on what is stored and what the host looks like.
     fn start(addresses: u8, stored: Stored, view: HostView, no_cloud: bool) -> Bench {
+        Bench::start_refusing(addresses, stored, view, no_cloud, |_| false)
+    }
+
+    fn start_refusing(
+        addresses: u8,
+        stored: Stored,
+        view: HostView,
+        no_cloud: bool,
+        refuses: fn(&HostStep) -> bool,
+    ) -> Bench {
         let now = Timestamp::from_millis(1000);
         let boot = BootId::new("boot-1");
         let config = OwnerConfig { cooldown: Duration::from_secs(30), ..OwnerConfig::default() };
@@ -89,12 +107,14 @@ impl Bench {
             hold_wires: false,
             wire_error: None,
             commit_error: false,
+            blank: false,
             replies: Vec::new(),
             wires: Vec::new(),
             view,
             no_cloud,
             reaped: Vec::new(),
             applied: Vec::new(),
+            refuses,
         };
         bench.settle(outcome);
         bench
@@ -149,7 +169,11 @@ impl Bench {
     fn complete(&mut self, effect: Effect) {
         let completion = match effect.kind {
             EffectKind::Commit(_) if self.commit_error => Completion::Committed(Err("disk full".into())),
+            EffectKind::Commit(batch) if self.blank && batch.first() != Some(&Write::Clear) => {
+                Completion::Blank("a new file".into())
+            }
             EffectKind::Commit(batch) => {
+                self.blank = false;
                 self.stored.apply(&batch);
                 Completion::Committed(Ok(()))
             }
@@ -165,8 +189,15 @@ impl Bench {
             }
             EffectKind::ObserveHost => Completion::HostObserved(Ok(self.view.clone())),
             EffectKind::ApplyHost(steps) => {
+                let refused = steps.iter().enumerate().filter(|(_, step)| (self.refuses)(step));
+                let error = |(index, step)| HostStepError {
+                    index: Some(index),
+                    step: format!("{step:?}"),
+                    cause: "no".into(),
+                };
+                let failed = refused.map(error).collect();
                 self.applied.extend(steps);
-                Completion::HostApplied(Vec::new())
+                Completion::HostApplied(failed)
             }
             EffectKind::ObserveCloud { .. } if self.no_cloud => Completion::CloudObserved(Err("away".into())),
             EffectKind::ObserveCloud { .. } => Completion::CloudObserved(Ok(self.cloud())),
@@ -341,32 +372,6 @@ fn a_del_waits_for_an_add_that_is_being_wired_and_ends_those_behind_it() {
     bench.release_wires();
     bench.added(1);
     assert_eq!(bench.reply(3), Some(&reply::Outcome::Done));
-    assert!(bench.owner.attachment(&key("a")).is_none());
-}
-
-#[test]
-fn a_del_that_cannot_be_recorded_fails_and_the_next_one_records_it() {
-    let mut bench = Bench::new(4);
-    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
-    bench.commit_error = true;
-    bench.send(Event::Del { op: OpId(2), key: key("a") });
-    assert_eq!(bench.error(2).code, Code::TryAgainLater);
-    bench.send(Event::Del { op: OpId(3), key: key("a") });
-    assert_eq!(bench.error(3).code, Code::TryAgainLater, "success needs its record");
-    assert!(!bench.owner.health().can_serve());
-    bench.commit_error = false;
-    bench.send(Event::Del { op: OpId(4), key: key("a") });
-    assert_eq!(bench.reply(4), Some(&reply::Outcome::Done));
-    assert_eq!(bench.stored.attachments[0].state, AttachmentState::Dying);
-    assert!(bench.owner.health().can_serve());
-}
-
-#[test]
-fn an_add_that_cannot_be_recorded_is_undone() {
-    let mut bench = Bench::new(4);
-    bench.commit_error = true;
-    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
-    assert!(bench.error(1).to_string().contains("disk full"));
     assert!(bench.owner.attachment(&key("a")).is_none());
 }
 

@@ -89,7 +89,7 @@ fn cause() -> String {
 }
 
 fn failed(step: &str) -> HostStepError {
-    HostStepError { step: step.to_owned(), cause: cause() }
+    HostStepError { index: None, step: step.to_owned(), cause: cause() }
 }
 
 impl<K: HalfWire, D: FnMut(Call<'_>) -> Fault> HostKernel for Faulty<K, D> {
@@ -128,7 +128,9 @@ impl<K: HalfWire, D: FnMut(Call<'_>) -> Fault> HostKernel for Faulty<K, D> {
     }
 
     fn apply(&mut self, steps: &[HostStep]) -> Vec<HostStepError> {
-        let all = || steps.iter().map(|step| failed(&crate::ours::describe(step))).collect();
+        let one =
+            |(index, step)| HostStepError { index: Some(index), ..failed(&crate::ours::describe(step)) };
+        let all = || steps.iter().enumerate().map(one).collect();
         match (self.decide)(Call::Apply(steps)) {
             Fault::None => self.kernel.apply(steps),
             Fault::Lost => {

@@ -254,7 +254,8 @@ impl HostKernel for FakeKernel {
     }
 
     fn apply(&mut self, steps: &[HostStep]) -> Vec<HostStepError> {
-        steps.iter().filter_map(|step| self.step(step).err()).collect()
+        let mut take = |(index, step)| Some(HostStepError { index: Some(index), ..self.step(step).err()? });
+        steps.iter().enumerate().filter_map(&mut take).collect()
     }
 
     fn observe(&mut self) -> Result<HostView, HostStepError> {

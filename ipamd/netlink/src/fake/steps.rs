@@ -77,7 +77,11 @@ impl FakeKernel {
                 Ok(())
             }
         };
-        done.map_err(|errno| HostStepError { step: ours::describe(step), cause: errno_name(errno) })
+        done.map_err(|errno| HostStepError {
+            index: None,
+            step: ours::describe(step),
+            cause: errno_name(errno),
+        })
     }
 
     /// Lays a route over one of the same destination and metric; without a preferred source that the host lacks.
@@ -139,7 +143,7 @@ impl FakeKernel {
             _ if wanted == FilterChain::Forward => {}
             _ => {
                 let cause = format!("iptables-nft ended with exit status: 1: no chain {}", wanted.name());
-                return Err(HostStepError { step: ours::describe(step), cause });
+                return Err(HostStepError { index: None, step: ours::describe(step), cause });
             }
         }
         Ok(())

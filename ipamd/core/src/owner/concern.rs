@@ -1,0 +1,67 @@
+//! What a failed step on the host's network is about, and so what is not to be given out until it is taken.
+//!
+//! Owns that reading alone. One step that keeps failing must not take the whole node out of service; what every pod's
+//! packets need does. Does not plan and does not retry: the pass has failed, and the next one plans it again.
+
+use super::sync::Applying;
+use crate::kernel::{ENI_TABLE, HostStep, HostStepError, MARK_MASK};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+/// What a failed step is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Concern {
+    /// Every pod, or nobody knows what.
+    All,
+    /// The pods on the secondary ENI of this number.
+    Eni(u32),
+    /// Who has this address.
+    Address(Ipv4Addr),
+    /// Nobody's next address: a live pod's link, what an ENI that is gone has left, the filter table of somebody else.
+    Nobody,
+}
+
+/// What failed steps leave unlaid.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Unlaid {
+    /// The numbers of secondary ENIs.
+    pub(super) enis: BTreeSet<u32>,
+    /// Addresses.
+    pub(super) addresses: BTreeSet<Ipv4Addr>,
+}
+
+/// What failed steps leave unlaid; none when it is what everything needs.
+pub(super) fn unlaid(applying: &Applying, failed: &[HostStepError]) -> Option<Unlaid> {
+    let mut unlaid = Unlaid::default();
+    for error in failed {
+        let step = error.index.and_then(|index| applying.steps.get(index));
+        match step.map_or(Concern::All, |step| concern(step, |ifindex| applying.number(ifindex))) {
+            Concern::All => return None,
+            Concern::Eni(number) => drop(unlaid.enis.insert(number)),
+            Concern::Address(address) => drop(unlaid.addresses.insert(address)),
+            Concern::Nobody => {}
+        }
+    }
+    Some(unlaid)
+}
+
+/// `number` is that of the ENI whose link has an index.
+fn concern(step: &HostStep, number: impl Fn(u32) -> Option<u32>) -> Concern {
+    let by_number = |number| if number == 1 { Concern::All } else { Concern::Eni(number) };
+    let by_link = |ifindex| number(ifindex).map_or(Concern::Nobody, by_number);
+    let by_table = |table: u32| match table.checked_sub(ENI_TABLE) {
+        Some(number @ 2..=MARK_MASK) => Concern::Eni(number),
+        _ => Concern::All,
+    };
+    match step {
+        HostStep::AddRule { table, .. } | HostStep::DeleteRule { table, .. } => by_table(*table),
+        HostStep::AddEniRoute(route) | HostStep::DeleteEniRoute(route) => by_table(route.table),
+        HostStep::AddRoute(route) | HostStep::DeleteRoute(route) => {
+            Concern::Address(route.destination.addr())
+        }
+        HostStep::SetLink { ifindex, .. } | HostStep::SetMtu { ifindex, .. } => by_link(*ifindex),
+        HostStep::AddAddress(own) | HostStep::DeleteAddress(own) => by_link(own.ifindex),
+        HostStep::ReplaceNft { .. } => Concern::All,
+        HostStep::SetNeighbour(_) | HostStep::AcceptForward(_) => Concern::Nobody,
+    }
+}

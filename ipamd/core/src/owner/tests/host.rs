@@ -1,0 +1,96 @@
+//! Steps on the host's network that keep failing: what they are not about is served all the same.
+
+use super::*;
+use crate::kernel::{ENI_TABLE, FilterChain, Forward, PODS_TABLE, RouteAction};
+use crate::record::EniRecord;
+
+/// What is stored of a node with the ENIs 1 and 2, and two addresses on each; the addresses of the second are
+/// 10.0.2.20 and 10.0.2.21, and its link's index is 3.
+fn two_enis() -> (Stored, HostView) {
+    let mut stored = Bench::new(2).stored;
+    let mut view = host();
+    let first = stored.enis[0].clone();
+    let second = EniRecord {
+        id: "eni-2".parse().unwrap(),
+        mac: MacAddr([2, 0, 0, 0, 0, 2]),
+        device_index: 1,
+        subnet_cidr: "10.0.2.0/24".parse().unwrap(),
+        primary: Ipv4Addr::new(10, 0, 2, 10),
+        ..first
+    };
+    for mut record in stored.addresses.clone() {
+        record.address = Ipv4Addr::new(10, 0, 2, record.address.octets()[3]);
+        record.eni = second.id.clone();
+        stored.addresses.push(record);
+    }
+    let link = LinkView { ifindex: 3, name: "ens6".into(), mac: Some(second.mac), ..view.links[0].clone() };
+    view.links.push(link);
+    stored.enis.push(second);
+    (stored, view)
+}
+
+/// A start on two ENIs where the kernel refuses these steps for ever.
+fn refusing(refuses: fn(&HostStep) -> bool) -> Bench {
+    let (stored, mut view) = two_enis();
+    view.forward = Forward::Drops { chain: FilterChain::Forward, accepted: false };
+    let bench = Bench::start_refusing(2, stored, view, true, refuses);
+    let reasons = bench.owner.health().reasons;
+    assert!(reasons.iter().any(|r| r.contains("steps failed")), "it is told and tried again: {reasons:?}");
+    bench
+}
+
+/// The addresses that ADDs get, until none is left.
+fn served(bench: &mut Bench) -> Vec<String> {
+    let mut got = Vec::new();
+    for n in 0..4 {
+        bench.send(Event::Add { op: OpId(n), ask: ask(&format!("c{n}"), n) });
+        if let Some(reply::Outcome::Added(result)) = bench.reply(n) {
+            got.push(result.ips[0].address.split('/').next().unwrap().to_owned());
+        }
+    }
+    got.sort();
+    got
+}
+
+#[test]
+fn a_filter_table_that_cannot_be_changed_stops_nothing() {
+    let mut bench = refusing(|step| matches!(step, HostStep::AcceptForward(_)));
+    assert!(bench.owner.health().ready);
+    assert_eq!(served(&mut bench), ["10.0.1.20", "10.0.1.21", "10.0.2.20", "10.0.2.21"]);
+}
+
+#[test]
+fn an_address_whose_base_route_is_refused_is_not_given_out() {
+    let is_it = |step: &HostStep| {
+        let address = Ipv4Addr::new(10, 0, 1, 20);
+        matches!(step, HostStep::AddRoute(r) if r.action == RouteAction::Unreachable && r.destination.addr() == address)
+    };
+    assert_eq!(served(&mut refusing(is_it)), ["10.0.1.21", "10.0.2.20", "10.0.2.21"]);
+}
+
+#[test]
+fn a_secondary_eni_that_cannot_be_laid_serves_nothing_and_the_others_do() {
+    let steps: [fn(&HostStep) -> bool; 4] = [
+        |step| matches!(step, HostStep::SetLink { ifindex: 3, .. }),
+        |step| matches!(step, HostStep::AddAddress(own) if own.ifindex == 3),
+        |step| matches!(step, HostStep::AddEniRoute(route) if route.table == ENI_TABLE + 2),
+        |step| matches!(step, HostStep::AddRule { table, .. } if *table == ENI_TABLE + 2),
+    ];
+    for step in steps {
+        assert_eq!(served(&mut refusing(step)), ["10.0.1.20", "10.0.1.21"]);
+    }
+}
+
+#[test]
+fn what_every_pod_needs_comes_first() {
+    let steps: [fn(&HostStep) -> bool; 3] = [
+        |step| matches!(step, HostStep::ReplaceNft { .. }),
+        |step| matches!(step, HostStep::AddRule { table: PODS_TABLE, .. }),
+        |step| matches!(step, HostStep::SetLink { ifindex: 2, .. }),
+    ];
+    for step in steps {
+        let mut bench = refusing(step);
+        assert!(!bench.owner.health().ready);
+        assert_eq!(served(&mut bench), [""; 0]);
+    }
+}
