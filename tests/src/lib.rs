@@ -5,6 +5,7 @@
 //! test fails. Names carry the process id, so that several copies run side by side. Does not assert anything about
 //! the system: the tests do.
 
+pub mod bench;
 pub mod client;
 pub mod cni;
 pub mod demo;
