@@ -89,9 +89,9 @@ impl Contender {
         match kind {
             Kind::Ours => contender.start_ours(plan),
             Kind::Floor => contender.start_floor(&folder),
-            Kind::Ptp => contender.start_debian("ptp", &folder, json!({})),
+            Kind::Ptp => contender.start_debian("ptp", &folder, &json!({})),
             Kind::Bridge => {
-                contender.start_debian("bridge", &folder, json!({ "bridge": "cni0", "isGateway": true }));
+                contender.start_debian("bridge", &folder, &json!({ "bridge": "cni0", "isGateway": true }));
             }
         }
         contender
@@ -145,7 +145,7 @@ impl Contender {
         wait::until("floord listens", || socket.exists());
     }
 
-    fn start_debian(&mut self, kind: &str, folder: &Path, keys: Value) {
+    fn start_debian(&mut self, kind: &str, folder: &Path, keys: &Value) {
         self.make_host();
         self.plugin = Path::new(DEBIAN).join(kind);
         let ipam = json!({

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub(crate) fn peak_rss(contender: &Contender) -> u64 {
     peak
 }
 
+// It is waited for by waitpid, which tells of its stops, too.
+#[allow(clippy::zombie_processes)]
 fn traced(contender: &Contender, pod: &Pod) -> (u64, Vec<u8>) {
     let mut child = exec::command(contender.plugin(), &contender.environment("ADD", pod))
         .spawn()
@@ -88,8 +90,8 @@ pub(crate) fn wake_ups(pid: Pid) -> f64 {
 pub(crate) struct Calls {
     /// The plugin's.
     pub(crate) plugin: f64,
-    /// The daemon's, the reaper's included.
-    pub(crate) daemon: f64,
+    /// The daemon's, the reaper's included; none without a daemon, or when strace failed.
+    pub(crate) daemon: Option<f64>,
 }
 
 /// Counts the system calls of an ADD and of a DEL.
@@ -130,15 +132,30 @@ fn plugin_calls(
     (pods, total as f64 / count)
 }
 
-fn daemon_calls(contender: &Contender, verb: &'static str, pods: Vec<Pod>, folder: &Path) -> (Vec<Pod>, f64) {
+fn daemon_calls(
+    contender: &Contender,
+    verb: &'static str,
+    pods: Vec<Pod>,
+    folder: &Path,
+) -> (Vec<Pod>, Option<f64>) {
     let count = pods.len() as f64;
     let Some(pid) = contender.daemon() else {
-        return (rounds::workers(contender, verb, pods, 1).0, 0.0);
+        return (rounds::workers(contender, verb, pods, 1).0, None);
     };
-    let summary = folder.join("strace");
-    let mut strace = Command::new("strace")
+    let summary = folder.join("strace-daemon");
+    let mut strace = attach(pid, &summary);
+    let (pods, _, _) = rounds::workers(contender, verb, pods, 1);
+    if verb == "DEL" {
+        thread::sleep(rounds::SETTLE);
+    }
+    let total = detach(&mut strace).then(|| fs::read_to_string(&summary).ok()).flatten();
+    (pods, total.map(|summary| counted(&summary) as f64 / count))
+}
+
+fn attach(pid: Pid, summary: &Path) -> Child {
+    let strace = Command::new("strace")
         .args(["-f", "-c", "-qq", "-o"])
-        .arg(&summary)
+        .arg(summary)
         .args(["-p", &pid.to_string()])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
@@ -151,14 +168,18 @@ fn daemon_calls(contender: &Contender, verb: &'static str, pods: Vec<Pod>, folde
             number_of(&text, "TracerPid") != 0
         })
     });
-    let (pods, _, _) = rounds::workers(contender, verb, pods, 1);
-    if verb == "DEL" {
-        thread::sleep(rounds::SETTLE);
-    }
+    strace
+}
+
+/// Ends strace; false when it did not, and had to be killed: its detaching may wait for ever for a thread that sleeps.
+fn detach(strace: &mut Child) -> bool {
     kill(Pid::from_raw(strace.id().cast_signed()), Signal::SIGINT).expect("strace runs");
-    strace.wait().expect("strace ends");
-    let total = counted(&fs::read_to_string(&summary).expect("strace writes its summary"));
-    (pods, total as f64 / count)
+    let ended = wait::holds_within(Duration::from_secs(5), || !matches!(strace.try_wait(), Ok(None)));
+    if !ended {
+        let _ = strace.kill();
+        let _ = strace.wait();
+    }
+    ended
 }
 
 /// The calls in strace's summary: the fourth column of each row but the total.

@@ -110,7 +110,7 @@ fn singles_text(singles: &[Single], most: usize) -> String {
     );
     for single in singles {
         let (add, del) = single.calls;
-        let pair = |a: f64, b: f64| format!("{a:.0}/{b:.0}");
+        let pair = |a, b| format!("{}/{}", number(a, 0, 0), number(b, 0, 0));
         let waits = [0.5, 0.9].map(|q| number(single.bystander.quantile(q), 0, 3)).join("/");
         let rss: Vec<String> = single.rss.iter().map(|(pods, kib)| format!("{pods}:{kib}")).collect();
         writeln!(
@@ -118,7 +118,7 @@ fn singles_text(singles: &[Single], most: usize) -> String {
             "{:<20}{:>12}{:>14}{:>14}{waits:>18}{:>10.2}{:>22}",
             single.kind.name(),
             single.peak_rss,
-            pair(add.plugin, del.plugin),
+            pair(Some(add.plugin), Some(del.plugin)),
             pair(add.daemon, del.daemon),
             single.fill,
             rss.join(" ")

@@ -35,14 +35,17 @@ pub(crate) fn write(measured: &Measured, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A figure of a contender, with its name.
+type Figure = (&'static str, fn(&Series) -> Option<f64>);
+
 fn graphs(measured: &Measured) -> Vec<(&'static str, Graph)> {
     let mut graphs = Vec::new();
     if let Some(containers) = &measured.containers {
-        let graph = |title: &str, unit, parallel, figures: &[(&str, fn(&Series) -> Option<f64>)]| {
+        let graph = |title: &str, unit, parallel, figures: &[Figure]| {
             let mut groups = Vec::new();
             let settings = containers.settings.iter().filter(|s| s.parallel == parallel);
             for setting in settings {
-                let row = |(name, figure): &(&str, fn(&Series) -> Option<f64>)| {
+                let row = |(name, figure): &Figure| {
                     let values = setting.series.iter().map(figure).collect();
                     (format!("{name}, {} pods present", setting.present), values)
                 };
