@@ -4,6 +4,7 @@ use eni_tests::cni::{add, del};
 use eni_tests::node::{Node, Options};
 use eni_tests::sandbox::Sandbox;
 use eni_tests::traffic::ping;
+use eni_tests::wait;
 
 /// What nft lays and iptables-nft cannot change: the set and the chain's priority are none of its own. It lets pods' packets pass by itself.
 const NATIVE: &str = "table ip filter { set blocked { type ipv4_addr; }; chain FORWARD { \
@@ -21,7 +22,7 @@ fn netns_a_filter_table_that_iptables_cannot_change_stops_nothing() {
         let sandbox = Sandbox::new();
         let name = format!("c{round}");
         add(&node, &name, &sandbox);
-        assert!(ping(sandbox.name(), node.address("peer_address"), None), "round {round}");
+        wait::until("it pings", || ping(sandbox.name(), node.address("peer_address"), None));
         let reasons = node.ask("status")["reasons"].to_string();
         assert!(reasons.contains("host_net") && reasons.contains("iptables-nft"), "{reasons}");
         del(&node, &name, &sandbox.path());

@@ -2,9 +2,9 @@
 //!
 //! Owns the one writer. Group commit is the only tuning that is needed: a transaction costs the same for one record as
 //! for a hundred. Any error fails every batch of its transaction and ends redb's handle, so the file is opened again
-//! before the next one. The file that is there then may be another one, if somebody took the old one away: into one that
-//! lacks the node's record nothing is written before a batch that holds everything, or a restart would take what only
-//! the old one held for nobody's. Does not decide what a failure means.
+//! before the next one. The file that is there then may be another one, if somebody took the old one away: into one
+//! that lacks the node's record nothing is written before a batch that holds everything, or a restart would take what
+//! only the old one held for nobody's. Does not decide what a failure means.
 
 use super::{OpenError, Store, is_whole};
 use crate::clock;
