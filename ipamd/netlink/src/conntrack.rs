@@ -14,9 +14,6 @@ const SUBSYSTEM: u16 = 1;
 const NEW: u16 = nfnl::kind(SUBSYSTEM, 0);
 const GET: u16 = nfnl::kind(SUBSYSTEM, 1);
 const DELETE: u16 = nfnl::kind(SUBSYSTEM, 2);
-const GET_STATS: u16 = nfnl::kind(SUBSYSTEM, 5);
-
-const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
@@ -42,7 +39,7 @@ pub(crate) fn delete(
     addresses: &BTreeSet<Ipv4Addr>,
 ) -> Result<BTreeMap<Ipv4Addr, String>, CallError> {
     let mut left = BTreeMap::new();
-    if addresses.is_empty() || is_empty(socket) {
+    if addresses.is_empty() {
         return Ok(left);
     }
     let entries = match list(socket, addresses) {
@@ -64,15 +61,6 @@ pub(crate) fn delete(
         }
     }
     Ok(left)
-}
-
-/// Whether the namespace has no entry at all. Asking for entries walks the whole hash table, some milliseconds of it,
-/// however few there are; their number is kept.
-fn is_empty(socket: &mut Socket) -> bool {
-    let asked = nfnl::message(GET_STATS, 0, nfnl::UNSPEC, 0, &[]);
-    let Ok(body) = socket.get(asked, GET_STATS) else { return false };
-    let count = attributes(nfnl::attributes_of(&body)).find(|(kind, _)| *kind == CTA_STATS_GLOBAL_ENTRIES);
-    count.is_some_and(|(_, value)| value == [0; 4])
 }
 
 fn list(socket: &mut Socket, addresses: &BTreeSet<Ipv4Addr>) -> Result<Vec<Entry>, CallError> {

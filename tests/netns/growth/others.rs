@@ -62,7 +62,7 @@ fn netns_a_right_that_is_missing_is_told_at_once_and_leaves_no_eni() {
 
 #[test]
 fn netns_the_last_addresses_of_a_subnet_are_used() {
-    let node = node("test.3x9", 2, &[], 60_000);
+    let node = node("test.1x9", 2, &[], 60_000);
     node.subnet_free(Some(3));
     let mut pods = Pod::many(5);
     for (pod, answer) in add_at_once(&node, &mut pods).iter().enumerate() {
