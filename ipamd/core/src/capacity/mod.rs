@@ -159,7 +159,8 @@ pub fn plan(view: &View, targets: &Targets, now: Timestamp) -> Plan {
         let planned = plan.steps.iter().map(|step| gain(step, view)).sum::<usize>();
         let short = view.waiting.saturating_sub(supply.coming + planned);
         // While a subnet is asked for less and less, its last word is not spoken.
-        let asking = view.ask_most.is_some() && planned > 0;
+        let asked = !view.creating.is_empty() || view.enis.iter().any(|eni| eni.assigning > 0);
+        let asking = view.ask_most.is_some() && (planned > 0 || asked);
         if short > 0 && !asking {
             plan.short = Some((short, why_not(view, per_eni, now, &mut plan.again)));
         }
