@@ -13,8 +13,8 @@ use std::time::Duration;
 /// The longest configuration: 4 MiB. A pod's annotations alone may be a megabyte (kubectl's last-applied blob).
 pub(crate) const INPUT_MAX: usize = 4 * 1024 * 1024;
 
-/// Room for most configurations at once.
-const CHUNK: usize = 64 * 1024;
+/// Room for most configurations at once; doubled for the others. A page: more would be zeroed, page by page, for nothing.
+const CHUNK: usize = 4 * 1024;
 
 /// Why there is no configuration.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ pub(crate) fn read_all(source: impl AsFd, patience: Duration) -> Result<Vec<u8>,
         }
         // Only when it is full: the end of most configurations is read into what is left of the first chunk.
         if length == bytes.len() {
-            bytes.resize(length + CHUNK, 0);
+            bytes.resize(length + length.max(CHUNK), 0);
         }
         match read(source.as_fd(), &mut bytes[length..]) {
             Ok(0) => break,

@@ -7,8 +7,9 @@ use eni_tests::sandbox::Sandbox;
 use eni_tests::traffic::ping;
 use eni_tests::wait;
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 /// Everything of ours is gone from the node: links, routes of pods, records.
 fn nothing_left(node: &Node) {
@@ -150,42 +151,58 @@ fn netns_adds_that_wait_survive_sigterm_and_kill() {
     }
 }
 
-#[test]
-fn netns_a_plugin_killed_at_any_system_call_of_del_leaves_all_or_nothing() {
-    let node = node(29);
-    let sandbox = Sandbox::new();
+/// Runs a verb with its plugin killed at each of its system calls in turn, each time for a container of its own; `judge`
+/// is asked what became of it, with what `prepare` said of it, its state in ipamd's records (`dying` only when no other
+/// record of it is left) and whether the plugin ended well.
+fn kill_at_each_call(
+    node: &Node,
+    sandbox: &Sandbox,
+    verb: &str,
+    prepare: impl Fn(&str) -> Option<Ipv4Addr>,
+    judge: impl Fn(Option<Ipv4Addr>, Option<&str>, bool) -> bool,
+) {
     let mut finished = 0;
     for number in 1..80 {
-        let id = format!("d{number}");
-        let address = add(&node, &id, &sandbox);
+        let id = format!("{}{number}", verb.to_lowercase());
+        let held = prepare(&id);
         let inject = format!("inject=all:signal=KILL:when={number}");
-        let answer = Call::new(&node, "DEL")
+        let answer = Call::new(node, verb)
             .of(&id, &sandbox.path())
             .by(&["strace", "-qq", "-o", "/dev/null", "-e", &inject])
             .run();
+        let ended = answer.code == Some(0);
+        finished += u32::from(ended);
         let state = || {
             let all = node.ask("attachments");
-            let one = all.as_array()?.iter().find(|a| a["container"] == id)?;
-            one["state"].as_str().map(str::to_owned)
+            let mut own: Vec<&Value> = all.as_array()?.iter().filter(|a| a["container"] == id).collect();
+            own.sort_by_key(|one| one["state"] == "dying");
+            own.first()?["state"].as_str().map(str::to_owned)
         };
-        if answer.code == Some(0) {
-            finished += 1;
-            assert!(matches!(state().as_deref(), None | Some("dying")), "it was answered");
-        }
-        // As it was, with its address; or taken off, to the end: ipamd does not need the plugin for that.
-        wait::until("whole or taken off", || match state().as_deref() {
-            Some("live") => sandbox.address("eth0") == Some(address),
-            Some(_) => false,
-            None => sandbox.address("eth0").is_none(),
-        });
-        del(&node, &id, &sandbox.path());
+        wait::until("all or nothing", || judge(held, state().as_deref(), ended));
+        del(node, &id, &sandbox.path());
         wait::until("taken off", || sandbox.address("eth0").is_none());
         if finished > 2 {
             break;
         }
     }
     assert!(finished > 2, "the last kills come after the plugin's last system call");
-    nothing_left(&node);
+    nothing_left(node);
+}
+
+#[test]
+fn netns_a_plugin_killed_at_any_system_call_of_del_leaves_all_or_nothing() {
+    let node = node(29);
+    let sandbox = Sandbox::new();
+    let prepare = |id: &str| Some(add(&node, id, &sandbox));
+    // As it was, with its address; or taken off, to the end: ipamd does not need the plugin for that.
+    kill_at_each_call(&node, &sandbox, "DEL", prepare, |held, state, ended| {
+        assert!(!ended || matches!(state, None | Some("dying")), "it was answered");
+        match state {
+            Some("live") => sandbox.address("eth0") == held,
+            Some(_) => false,
+            None => sandbox.address("eth0").is_none(),
+        }
+    });
 }
 
 #[test]
@@ -196,34 +213,16 @@ fn netns_a_plugin_killed_at_any_system_call_leaves_all_or_nothing() {
         Call::new(&node, "ADD").of("c0", &sandbox.path()).by(&["strace", "-qq", "-o", "/dev/null"]).ok();
     assert_eq!(sandbox.address("eth0"), Some(whole.address()));
     del(&node, "c0", &sandbox.path());
-    let mut finished = 0;
-    for number in 1..80 {
-        let id = format!("k{number}");
-        let inject = format!("inject=all:signal=KILL:when={number}");
-        let answer = Call::new(&node, "ADD")
-            .of(&id, &sandbox.path())
-            .by(&["strace", "-qq", "-o", "/dev/null", "-e", &inject])
-            .run();
-        if answer.code == Some(0) {
-            finished += 1;
-        }
-        let state = || {
-            let all = node.ask("attachments");
-            let one = all.as_array()?.iter().find(|a| a["container"] == id && a["state"] != "dying")?;
-            one["state"].as_str().map(str::to_owned)
-        };
-        // Whole, and its address in the sandbox; or undone, and nothing in the sandbox.
-        wait::until("whole or undone", || match state().as_deref() {
+    // Whole, and its address in the sandbox; or undone, and nothing in the sandbox.
+    kill_at_each_call(
+        &node,
+        &sandbox,
+        "ADD",
+        |_| None,
+        |_, state, _| match state {
             Some("live") => sandbox.address("eth0").is_some(),
-            Some(_) => false,
-            None => sandbox.address("eth0").is_none(),
-        });
-        del(&node, &id, &sandbox.path());
-        wait::until("taken off", || sandbox.address("eth0").is_none());
-        if finished > 2 {
-            break;
-        }
-    }
-    assert!(finished > 2, "the last kills come after the plugin's last system call");
-    nothing_left(&node);
+            Some("adding" | "broken") => false,
+            _ => sandbox.address("eth0").is_none(),
+        },
+    );
 }

@@ -14,6 +14,9 @@ const SUBSYSTEM: u16 = 1;
 const NEW: u16 = nfnl::kind(SUBSYSTEM, 0);
 const GET: u16 = nfnl::kind(SUBSYSTEM, 1);
 const DELETE: u16 = nfnl::kind(SUBSYSTEM, 2);
+const GET_STATS: u16 = nfnl::kind(SUBSYSTEM, 5);
+
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
@@ -39,7 +42,7 @@ pub(crate) fn delete(
     addresses: &BTreeSet<Ipv4Addr>,
 ) -> Result<BTreeMap<Ipv4Addr, String>, CallError> {
     let mut left = BTreeMap::new();
-    if addresses.is_empty() {
+    if addresses.is_empty() || count(socket) == Some(0) {
         return Ok(left);
     }
     let entries = match list(socket, addresses) {
@@ -61,6 +64,16 @@ pub(crate) fn delete(
         }
     }
     Ok(left)
+}
+
+/// How many entries the namespace has; `None` when the kernel does not tell. Listing them walks the whole hash table,
+/// which costs some milliseconds however few there are; their number it keeps.
+pub(crate) fn count(socket: &mut Socket) -> Option<u32> {
+    let asked = nfnl::message(GET_STATS, NLM_F_ACK, nfnl::UNSPEC, 0, &[]);
+    let body = socket.get(asked, GET_STATS).ok()?;
+    let mut told = attributes(nfnl::attributes_of(&body));
+    let (_, value) = told.find(|(kind, _)| *kind == CTA_STATS_GLOBAL_ENTRIES)?;
+    value.try_into().ok().map(u32::from_be_bytes)
 }
 
 fn list(socket: &mut Socket, addresses: &BTreeSet<Ipv4Addr>) -> Result<Vec<Entry>, CallError> {

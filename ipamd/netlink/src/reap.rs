@@ -1,8 +1,7 @@
 //! The reaper's part: dying links are deleted, then the conntrack entries of their addresses.
 //!
 //! Owns the verification of every link, the group delete and its fall-back. A group delete takes every member of the
-//! dying group, so the group is listed now and then, and with a member that is not one of those to be deleted each goes by
-//! itself. A number that somebody else's link has by now says that ours is gone. At most two rtnetlink messages per
+//! dying group, so the group is listed now and then, and with a member that is not ours each link goes by itself. A number that somebody else's link has by now says that ours is gone. At most two rtnetlink messages per
 //! link (a look, and a move or a delete). Does not decide when.
 
 use crate::conntrack;
@@ -59,9 +58,9 @@ fn look(host: &mut Host, links: &[ReapLink], kept: &mut BTreeMap<u32, String>) -
     seen
 }
 
-/// Whether the dying group holds nothing but ours: what is to be deleted, and what another DEL has put there since. The kernel lists no single group, and a list of all
-/// links grows with the pods: it is taken at first, then once in [`TRUST`] groups, and whenever one of ours is gone,
-/// since what has its name or number by now may be somebody else's.
+/// Whether the dying group holds nothing but ours: what is to be deleted, and what another DEL has put there since. The
+/// kernel lists no single group, and a list of all links grows with the pods: it is taken at first, then once in
+/// [`TRUST`] groups, and whenever one of ours is gone, since what has its name or number by now may be somebody else's.
 fn group_is_ours(host: &mut Host, seen: &Seen) -> bool {
     if host.group_trusted > 0 && seen.gone.is_empty() {
         host.group_trusted -= 1;

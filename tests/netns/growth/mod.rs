@@ -81,7 +81,7 @@ fn all_alive(node: &Node, pods: &[Pod]) {
     let held: BTreeSet<Option<Ipv4Addr>> = live.iter().map(|pod| pod.address).collect();
     assert_eq!(held.len(), live.len(), "an address has two holders");
     for pod in live {
-        // The kernel activates a new link's queue a moment after it is up: on a busy machine the first packet is lost.
+        // The host end's queue starts a moment after it is up: on a busy machine the answer to a first packet is lost.
         let reached = || ping(&pod.sandbox.path(), node.address("peer_address"), None);
         assert!(reached() || reached(), "{} is cut off", pod.id);
     }

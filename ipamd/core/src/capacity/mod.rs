@@ -6,6 +6,7 @@
 //! there. Does not call EC2, write intents or answer anybody.
 
 use crate::cloud::InstanceLimits;
+use crate::kernel::MAX_ENI_NUMBER;
 use crate::record::EniState;
 use crate::time::Timestamp;
 use eni_proto::debug::PoolCounts;
@@ -142,7 +143,7 @@ pub struct Plan {
     pub short: Option<(usize, String)>,
     /// Whether there is an ENI too many now: what the next view's `surplus_since` is made from.
     pub surplus: bool,
-    /// When to plan again although nothing happens: the end of a hysteresis or of a refusal.
+    /// When to plan again although nothing happens: the end of the hysteresis. That of a refusal is the asker's to know.
     pub again: Option<Timestamp>,
 }
 
@@ -162,7 +163,7 @@ pub fn plan(view: &View, targets: &Targets, now: Timestamp) -> Plan {
         let asked = !view.creating.is_empty() || view.enis.iter().any(|eni| eni.assigning > 0);
         let asking = view.ask_most.is_some() && (planned > 0 || asked);
         if short > 0 && !asking {
-            plan.short = Some((short, why_not(view, per_eni, now, &mut plan.again)));
+            plan.short = Some((short, why_not(view, per_eni, now)));
         }
     } else if !targets.no_release {
         shrink(view, targets, &supply, per_eni, now, &mut plan);
@@ -254,7 +255,7 @@ fn go_on(view: &View, plan: &mut Plan) {
     for eni in view.enis.iter().filter(|e| !e.busy) {
         match (eni.state, eni.seen) {
             (EniState::Attaching, Some(Seen::Available)) => {
-                let free = (1..view.limits.enis.min(MOST_ENIS)).find(|index| !taken.contains(index));
+                let free = (1..view.limits.enis.min(MAX_ENI_NUMBER)).find(|index| !taken.contains(index));
                 plan.steps.push(match free {
                     Some(device_index) => {
                         taken.insert(device_index);
@@ -278,9 +279,6 @@ fn go_on(view: &View, plan: &mut Plan) {
         }
     }
 }
-
-/// K = device index + 1 has six bits of the mark: 0x40 is the flag beside it.
-const MOST_ENIS: u32 = 63;
 
 /// Whether an ENI has its device index for good.
 fn placed(eni: &EniView) -> bool {
@@ -339,19 +337,15 @@ fn as_u32(count: usize) -> u32 {
 /// How many more ENIs the instance carries, those under way counted.
 fn slots(view: &View) -> usize {
     let there = view.enis.iter().filter(|e| !matches!(e.state, EniState::Deleting | EniState::Lost)).count();
-    (view.limits.enis.min(MOST_ENIS) as usize)
+    (view.limits.enis.min(MAX_ENI_NUMBER) as usize)
         .saturating_sub(there + view.creating.len() + view.foreign.len())
 }
 
 /// The true reason why nothing more comes.
-fn why_not(view: &View, per_eni: usize, now: Timestamp, again: &mut Option<Timestamp>) -> String {
-    let refused =
-        [&view.create_refused, &view.assign_refused].into_iter().flatten().filter(|(until, _)| *until > now);
-    let mut reasons = Vec::new();
-    for (until, why) in refused {
-        reasons.push(why.clone());
-        *again = Some(again.map_or(*until, |at| at.min(*until)));
-    }
+fn why_not(view: &View, per_eni: usize, now: Timestamp) -> String {
+    let refused = [&view.create_refused, &view.assign_refused].into_iter().flatten();
+    let mut reasons: Vec<String> =
+        refused.filter(|(until, _)| *until > now).map(|(_, why)| why.clone()).collect();
     if slots(view) == 0 {
         let others = match view.foreign.len() {
             0 => String::new(),

@@ -138,13 +138,12 @@ impl Owner {
 
     /// The batch that makes an empty store hold all that memory does.
     fn everything(&self) -> Vec<Write> {
-        let intents = (0..self.node.next_intent).filter_map(|id| self.growth.intent(id));
         [Write::Clear, Write::PutNode(self.node.clone())]
             .into_iter()
             .chain(self.pool.enis().map(|eni| Write::PutEni(eni.record.clone())))
             .chain(self.pool.addresses().map(|record| Write::PutAddress(record.clone())))
             .chain(self.attachments.all().map(|record| Write::PutAttachment(record.clone())))
-            .chain(intents.map(|intent| Write::PutIntent(intent.clone())))
+            .chain(self.growth.intents().map(|intent| Write::PutIntent(intent.clone())))
             .collect()
     }
 

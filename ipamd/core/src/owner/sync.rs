@@ -182,7 +182,8 @@ impl Owner {
         if changed || !plan.missing.is_empty() {
             self.note(Note::PoolChanged { arrived, left, missing: plan.missing });
         }
-        changed |= batch.iter().any(|write| matches!(write, Write::DeleteEni(_)));
+        // Also an ENI that was lost or given up: what is laid for it goes.
+        changed |= batch.iter().any(|write| matches!(write, Write::PutEni(_) | Write::DeleteEni(_)));
         if !batch.is_empty() {
             self.commit(Purpose::Housekeeping, batch, now);
         }

@@ -224,3 +224,18 @@ fn entries_are_deleted_though_the_link_was_gone_already() {
     assert_eq!(reaped.gone, [spec(1).ifindex]);
     assert!(tracked(&node).iter().all(|e| !e.contains(&spec(1).address)));
 }
+
+#[test]
+fn an_empty_conntrack_table_is_not_walked() {
+    let (node, sandbox) = (Node::new(), Space::new());
+    let socket = sandbox.socket(node.cookie);
+    let asked = || node.counters.netfilter_messages.swap(0, std::sync::atomic::Ordering::Relaxed);
+    let reaped = node.with_host(|host| {
+        host.wire(&spec(1), &socket).unwrap();
+        host.unwire(&off(&spec(1))).unwrap();
+        asked();
+        host.reap(&[of(&spec(1))])
+    });
+    assert_eq!((reaped.gone.len(), reaped.kept), (1, Vec::new()));
+    assert_eq!(asked(), 1, "their number, and no list");
+}

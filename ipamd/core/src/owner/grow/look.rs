@@ -115,8 +115,8 @@ impl Owner {
         if self.pool.eni(id).is_some_and(|e| e.record.state != state) {
             self.note(Note::EniState { eni: id.clone(), state });
             batch.extend(self.pool.set_state(id, state).map(Write::PutEni));
+            self.pool.set_link(id, None);
         }
-        self.pool.set_link(id, None);
         batch.extend(self.pool.drop_addresses(id).into_iter().map(Write::DeleteAddress));
     }
 

@@ -96,6 +96,10 @@ impl Growth {
         self.intents.get(&id).map(|i| &i.record)
     }
 
+    pub(super) fn intents(&self) -> impl Iterator<Item = &IntentRecord> {
+        self.intents.values().map(|i| &i.record)
+    }
+
     /// What EC2 refused and is not worth asking again yet.
     pub(super) fn refusals(&self) -> impl Iterator<Item = &str> {
         let refused = [&self.create_refused, &self.assign_refused].into_iter().flatten();
