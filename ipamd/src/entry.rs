@@ -4,7 +4,7 @@
 //! itself, 2 on a wrong option or configuration. Does not run anything itself.
 
 use crate::config::Config;
-use crate::{panics, run, telemetry};
+use crate::{memory, panics, run, telemetry};
 use clap::Parser;
 use std::error::Error;
 use std::path::PathBuf;
@@ -40,6 +40,7 @@ pub fn main() -> ExitCode {
         print!("{}", config.render());
         return ExitCode::SUCCESS;
     }
+    memory::bound();
     if let Err(error) = telemetry::init(&config.log) {
         eprintln!("ipamd: the thread of the log could not be started: {error}");
         return ExitCode::from(1);

@@ -13,6 +13,7 @@ pub mod executors;
 pub mod instance_lock;
 pub mod limits;
 pub mod main_loop;
+pub mod memory;
 pub mod metrics;
 pub mod notes;
 pub mod panics;

@@ -15,7 +15,7 @@ use crate::queries::About;
 use crate::server::cni;
 use crate::shell::{Executors, Shell};
 use crate::store::{CommitDone, Opened, Store, StoreThread};
-use crate::{clock, debug, limits, metrics, take_over};
+use crate::{clock, debug, limits, memory, metrics, take_over};
 use embedded_vpc::client::ControlClient;
 use eni_proto::debug::StartStep;
 use eni_proto::ids::{BootId, MacAddr};
@@ -137,7 +137,7 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
     let host_cookie = host.cookie();
     let wiring = (0..NETLINK_THREADS).map(|_| open()).collect::<Result<Vec<_>, _>>()?;
     let executors = Executors {
-        store: threads.store(store, boot, &done, &metrics)?,
+        store: threads.store(store, boot, &done, &metrics, memory::keep(&outer))?,
         netlink: threads.netlink("netlink", wiring, &done)?,
         host: threads.netlink("host", vec![host], &done)?,
         reaper: threads.netlink("reaper", vec![open()?], &done)?,
@@ -306,12 +306,14 @@ impl Threads {
         boot: BootId,
         done: &CompletionSender,
         metrics: &Arc<Metrics>,
+        worked: Arc<tokio::sync::Notify>,
     ) -> Result<crate::store::StoreHandle, StartError> {
         let (done, metrics) = (done.clone(), metrics.clone());
         let finished = move |commits: Vec<CommitDone>| {
             if let Some(first) = commits.first() {
                 metrics.commit(first.took, commits.len(), commits.iter().all(|c| c.result.is_ok()));
             }
+            worked.notify_one();
             // All of it is put before the first may wake: a group wakes the loop once.
             let mut wakes = Vec::with_capacity(commits.len());
             for commit in commits {

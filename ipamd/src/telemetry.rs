@@ -10,7 +10,10 @@ use std::io::{self, IsTerminal, Write, stderr};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Lines that wait for stderr: a burst of all connections at once fits; a few hundred bytes each.
 const LINES: usize = 2048;
@@ -50,14 +53,16 @@ pub fn init(log: &Log) -> io::Result<()> {
     if QUEUE.set(sender).is_ok() {
         std::thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&receiver, stderr()))?;
     }
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The configuration was validated: it parses.
+    let filter: Targets =
+        log.level.parse().unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
     // Said on stderr, an error of its own would panic where stderr is closed.
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).log_internal_errors(false);
     let builder = builder.with_writer(|| Queue);
     // An error here means that one is installed already, which is what is wanted.
     let _ = match log.format {
-        LogFormat::Json => builder.json().try_init(),
-        LogFormat::Text => builder.with_ansi(stderr().is_terminal()).try_init(),
+        LogFormat::Json => builder.json().finish().with(filter).try_init(),
+        LogFormat::Text => builder.with_ansi(stderr().is_terminal()).finish().with(filter).try_init(),
     };
     Ok(())
 }

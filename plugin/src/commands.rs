@@ -32,7 +32,11 @@ pub(crate) fn version() -> Value {
 /// CNI ADD.
 pub(crate) fn add(container: &Container, input: &[u8], begun: Duration) -> Result<Served, Failure> {
     let conf = netconf::read(input, false)?;
-    let key = key(container, &conf)?;
+    let key = key(container, &conf);
+    let length = key.ids_len();
+    if length > IDS_MAX {
+        return Err(Failure::Ids { length, most: IDS_MAX });
+    }
     let sandbox = open_socket(&container.netns, container.own_netns_allowed).map_err(Failure::Sandbox)?;
     let shown = key.to_string();
     let call = Call::Add(Box::new(Add {
@@ -57,7 +61,8 @@ pub(crate) fn add(container: &Container, input: &[u8], begun: Duration) -> Resul
 /// CNI DEL: whatever is wrong with the sandbox does not stop it.
 pub(crate) fn del(container: &Container, input: &[u8], begun: Duration) -> Result<Served, Failure> {
     let conf = netconf::read(input, true)?;
-    let key = key(container, &conf)?;
+    // However long: an ADD of it was refused, and a DEL that fails keeps its pod for ever.
+    let key = key(container, &conf);
     let sandbox = match container.netns.as_str() {
         "" => None,
         path => match open_socket(path, container.own_netns_allowed) {
@@ -91,14 +96,12 @@ pub(crate) fn status(input: &[u8], begun: Duration) -> Result<Served, Failure> {
     }
 }
 
-fn key(container: &Container, conf: &NetConf) -> Result<AttachmentKey, Failure> {
-    let key = AttachmentKey {
+fn key(container: &Container, conf: &NetConf) -> AttachmentKey {
+    AttachmentKey {
         network: conf.network.clone(),
         container: container.id.clone(),
         ifname: container.ifname.clone(),
-    };
-    let length = key.ids_len();
-    if length > IDS_MAX { Err(Failure::Ids { length, most: IDS_MAX }) } else { Ok(key) }
+    }
 }
 
 fn ask(

@@ -42,13 +42,17 @@ pub(crate) fn delete(
     addresses: &BTreeSet<Ipv4Addr>,
 ) -> Result<BTreeMap<Ipv4Addr, String>, CallError> {
     let mut left = BTreeMap::new();
-    if addresses.is_empty() || count(socket) == Some(0) {
+    let counted = if addresses.is_empty() { Some(0) } else { count(socket) };
+    if counted == Some(0) {
         return Ok(left);
     }
     let entries = match list(socket, addresses) {
         Ok(entries) => entries,
-        // Without the subsystem there is no table to be asked for.
-        Err(error) if matches!(error.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT)) => {
+        // Without the subsystem, which tells no number either, there is no table to be asked for.
+        Err(error)
+            if counted.is_none()
+                && matches!(error.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT)) =>
+        {
             return Ok(left);
         }
         Err(error) => return Err(error),

@@ -23,6 +23,6 @@ mod reap;
 pub mod sandbox;
 mod socket;
 pub mod stats;
-mod sys;
+pub mod sys;
 pub mod watch;
 mod wire;

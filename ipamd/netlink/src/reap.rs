@@ -1,8 +1,9 @@
 //! The reaper's part: dying links are deleted, then the conntrack entries of their addresses.
 //!
 //! Owns the verification of every link, the group delete and its fall-back. A group delete takes every member of the
-//! dying group, so the group is listed now and then, and with a member that is not ours each link goes by itself. A number that somebody else's link has by now says that ours is gone. At most two rtnetlink messages per
-//! link (a look, and a move or a delete). Does not decide when.
+//! dying group, so the group is listed now and then, and with a member that is not ours each link goes by itself. A
+//! number that somebody else's link has by now says that ours is gone. At most two rtnetlink messages per link (a look,
+//! and a move or a delete). Does not decide when.
 
 use crate::conntrack;
 use crate::dump;
@@ -52,6 +53,9 @@ fn look(host: &mut Host, links: &[ReapLink], kept: &mut BTreeMap<u32, String>) -
             kept.extend(links.iter().map(|link| (link.ifindex, format!("looking at it: {error}"))));
         }
     }
+    if !seen.gone.is_empty() {
+        host.group_trusted = 0;
+    }
     if seen.present.len() > 1 {
         seen.group_is_ours = group_is_ours(host, &seen);
     }
@@ -62,7 +66,7 @@ fn look(host: &mut Host, links: &[ReapLink], kept: &mut BTreeMap<u32, String>) -
 /// kernel lists no single group, and a list of all links grows with the pods: it is taken at first, then once in
 /// [`TRUST`] groups, and whenever one of ours is gone, since what has its name or number by now may be somebody else's.
 fn group_is_ours(host: &mut Host, seen: &Seen) -> bool {
-    if host.group_trusted > 0 && seen.gone.is_empty() {
+    if host.group_trusted > 0 {
         host.group_trusted -= 1;
         return true;
     }

@@ -1,6 +1,7 @@
 //! The calls that have no safe form.
 //!
-//! Owns one ioctl and integer socket options. This is the one module of the crate that uses `unsafe`.
+//! Owns one ioctl, integer socket options and two calls of the C library's allocator, which are here because this is the
+//! one module of the daemon that may say `unsafe`.
 
 #![allow(unsafe_code)]
 
@@ -29,4 +30,25 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i
     let done =
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Bounds the C library's arenas to `arenas`. It gives each thread one of its own otherwise, and what a thread has freed
+/// serves no other. To be called before the first thread is started.
+pub fn bound_arenas(arenas: i32) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) takes two integers and changes only the allocator's own settings.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, arenas);
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = arenas;
+}
+
+/// Gives freed memory back to the system; the C library keeps it for the next allocation otherwise.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) is thread-safe and touches only memory that nobody has allocated.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }

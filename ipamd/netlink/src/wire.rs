@@ -182,9 +182,10 @@ fn wire_host(host: &mut Host, spec: &WireSpec) -> Result<(), WireError> {
     host.route.call(message::put_route(&plain)).map_err(|error| call_failed(STEP, DOING[ROUTE], &error, true))
 }
 
-/// DEL's part: the /32 goes, the link joins the dying group, in one send. No link is deleted here. Both messages can
-/// hit nothing but ours: the route names device and protocol, and the link goes by its name, because its number may be
-/// somebody else's after a sandbox that died by itself. A link that was renamed is left to the reaper.
+/// DEL's part: the /32 goes, the link joins the dying group, in one send. No link is deleted here. The route names device
+/// and protocol, and so can only be ours. The link goes by its name, because its number may be somebody else's after a
+/// sandbox that died by itself; so may its name (amazon-vpc-cni makes the same of the same pod): when there was no route,
+/// whose link it was is looked at, and one that is not ours is given back. One that was renamed is left to the reaper.
 pub(crate) fn unwire(host: &mut Host, spec: &UnwireSpec) -> Result<(), HostStepError> {
     let route = |address| message::delete_route(&message::pod_route(address, spec.ifindex, None));
     let mut batch: Vec<Vec<u8>> = spec.addresses.iter().copied().map(route).collect();
@@ -193,6 +194,14 @@ pub(crate) fn unwire(host: &mut Host, spec: &UnwireSpec) -> Result<(), HostStepE
     let refusals = host.route.batch(batch);
     let refusals =
         refusals.map_err(|error| HostStepError { index: None, step: step(), cause: error.to_string() })?;
+    let unrouted = refusals.iter().any(|r| r.index < spec.addresses.len() && r.errno == libc::ESRCH);
+    if unrouted && !refusals.iter().any(|refusal| refusal.index == spec.addresses.len()) {
+        give_back(host, spec).map_err(|error| HostStepError {
+            index: None,
+            step: step(),
+            cause: error.to_string(),
+        })?;
+    }
     let gone = |refusal: &&Refusal| !matches!(refusal.errno, libc::ESRCH | libc::ENODEV);
     let causes = refusals.iter().filter(gone).map(|refusal| match spec.addresses.get(refusal.index) {
         Some(address) => format!("deleting the route {address}: {refusal}"),
@@ -203,6 +212,22 @@ pub(crate) fn unwire(host: &mut Host, spec: &UnwireSpec) -> Result<(), HostStepE
         Ok(())
     } else {
         Err(HostStepError { index: None, step: step(), cause: causes.join("; ") })
+    }
+}
+
+/// Takes a link that has the name of ours and is another out of the dying group again, before anything deletes it. It had
+/// no group of ours, or its number would be ours.
+fn give_back(host: &mut Host, spec: &UnwireSpec) -> Result<(), CallError> {
+    const NO_GROUP: u32 = 0;
+    let name = spec.host_name.as_str();
+    match link(host.route.get(message::get_link_by_name(name), dump::RTM_NEWLINK))? {
+        Some(found)
+            if found.ifindex != spec.ifindex && found.group == DYING_GROUP && !ours::is_dying(&found) =>
+        {
+            host.group_trusted = 0;
+            host.route.call(message::set_group_of(name, NO_GROUP))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -221,7 +221,7 @@ impl Raw {
             })?),
         };
         let level = self.log.level;
-        if tracing_subscriber::EnvFilter::try_new(&level).is_err() {
+        if level.parse::<tracing_subscriber::filter::Targets>().is_err() {
             return Err(broken(
                 "log.level",
                 &format!("{level:?}"),

@@ -11,10 +11,14 @@ use crate::bench::process::{self, Calls};
 use crate::bench::rounds::{self, Setting, milliseconds, workers};
 use crate::bench::stats::Samples;
 use eni_proto::client::boottime;
+use nix::unistd::Pid;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
+
+/// A daemon's memory is read when it has been left alone for so long: what a burst has freed goes back a moment later.
+const QUIET: Duration = Duration::from_secs(4);
 
 /// What is measured once for each contender.
 #[derive(Debug, Clone)]
@@ -42,6 +46,8 @@ pub(crate) struct Ours {
     pub(crate) parts: (Parts, Parts),
     /// From the start after a kill -9, with the most pods, to the first ADD answered, in milliseconds.
     pub(crate) restart: Samples,
+    /// RSS after the last of these restarts, in KiB: what the records themselves take.
+    pub(crate) restarted_rss: u64,
     /// Wake-ups per second when idle.
     pub(crate) wake_ups: f64,
 }
@@ -64,7 +70,7 @@ pub(crate) fn measure(plan: &Plan, root: &Path, say: &dyn Fn(&str)) -> Container
     let mut contenders = Kind::ALL.map(|kind| Contender::start(kind, root, plan));
     let (ours, _) = contenders.split_first().expect("ours is the first");
     say("ipamd idle");
-    let wake_ups = process::wake_ups(ours.daemon().expect("ipamd runs"));
+    let wake_ups = idle(ours.daemon().expect("ipamd runs"));
     let once = |contender| once(contender, plan, root, say);
     let mut singles: Vec<Single> = contenders.iter().map(once).collect();
     let status = phases::status(&contenders[0], if plan.quick { 30 } else { 100 });
@@ -75,6 +81,7 @@ pub(crate) fn measure(plan: &Plan, root: &Path, say: &dyn Fn(&str)) -> Container
             say(&format!("{present} pods are kept on {}", contender.kind.name()));
             single.fill += rounds::keep(contender, *present).as_secs_f64();
             if let Some(pid) = contender.daemon().filter(|_| *present > 0) {
+                thread::sleep(QUIET);
                 single.rss.push((*present, process::status(pid, "VmRSS")));
             }
         }
@@ -84,8 +91,23 @@ pub(crate) fn measure(plan: &Plan, root: &Path, say: &dyn Fn(&str)) -> Container
         }
     }
     let restart = restarts(&mut contenders[0], if plan.quick { 3 } else { 7 });
+    thread::sleep(QUIET);
+    let restarted_rss = contenders[0].daemon().map_or(0, |pid| process::status(pid, "VmRSS"));
     let most = plan.present.last().copied().unwrap_or(0);
-    Containers { settings, singles, ours: Ours { status, parts, restart, wake_ups }, most }
+    Containers { settings, singles, ours: Ours { status, parts, restart, restarted_rss, wake_ups }, most }
+}
+
+/// Wake-ups per second in the quietest of a few spans: the pool may still be growing in the first.
+fn idle(pid: Pid) -> f64 {
+    const SPANS: usize = 4;
+    let mut least = f64::INFINITY;
+    for _ in 0..SPANS {
+        least = least.min(process::wake_ups(pid));
+        if least < 1.0 {
+            break;
+        }
+    }
+    least
 }
 
 fn once(contender: &Contender, plan: &Plan, root: &Path, say: &dyn Fn(&str)) -> Single {

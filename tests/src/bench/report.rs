@@ -19,7 +19,7 @@ pub(crate) fn text(measured: &Measured) -> String {
     let mut out = format!("{}\n", machine_line());
     if let Some(containers) = &measured.containers {
         containers.settings.iter().for_each(|setting| out.push_str(&setting_text(setting)));
-        out.push_str(&singles_text(&containers.singles, containers.most));
+        out.push_str(&singles_text(containers));
         out.push_str(&parts_text(containers));
     }
     if !measured.forwarding.is_empty() {
@@ -102,11 +102,18 @@ fn setting_text(setting: &Setting) -> String {
     out
 }
 
-fn singles_text(singles: &[Single], most: usize) -> String {
+fn singles_text(containers: &Containers) -> String {
+    let (singles, most) = (&containers.singles, containers.most);
     let mut out = format!(
         "\nOnce (system calls of ADD and DEL with all children; a bystander's wait for RTNL in ms)\n{:<20}{:>12}{:>14}{:>14}\
-         {:>18}{:>10}{:>22}\n",
-        "", "peak KiB", "plugin calls", "daemon calls", "bystander p50/p90", "fill s", "daemon's RSS KiB"
+         {:>18}{:>10}  {}\n",
+        "",
+        "peak KiB",
+        "plugin calls",
+        "daemon calls",
+        "bystander p50/p90",
+        "fill s",
+        "daemon's RSS, pods:KiB"
     );
     for single in singles {
         let (add, del) = single.calls;
@@ -115,7 +122,7 @@ fn singles_text(singles: &[Single], most: usize) -> String {
         let rss: Vec<String> = single.rss.iter().map(|(pods, kib)| format!("{pods}:{kib}")).collect();
         writeln!(
             out,
-            "{:<20}{:>12}{:>14}{:>14}{waits:>18}{:>10.2}{:>22}",
+            "{:<20}{:>12}{:>14}{:>14}{waits:>18}{:>10.2}  {}",
             single.kind.name(),
             single.peak_rss,
             pair(Some(add.plugin), Some(del.plugin)),
@@ -125,7 +132,9 @@ fn singles_text(singles: &[Single], most: usize) -> String {
         )
         .expect("a string");
     }
-    writeln!(out, "fill: 0 to {most} pods, 8 at a time").expect("a string");
+    let rss = containers.ours.restarted_rss;
+    writeln!(out, "fill: 0 to {most} pods, 8 at a time; ipamd's RSS when started again with them: {rss} KiB")
+        .expect("a string");
     out
 }
 
@@ -225,6 +234,7 @@ fn containers_json(containers: &Containers) -> Value {
         "once": containers.singles.iter().map(single).collect::<serde_json::Map<_, _>>(),
         "parts_ms": { "add": parts(&ours.parts.0), "del": parts(&ours.parts.1) },
         "status_ms": samples_json(&ours.status), "restart_ms": samples_json(&ours.restart),
+        "restarted_rss_kib": ours.restarted_rss,
         "idle_wake_ups_per_second": ours.wake_ups, "most_present": containers.most,
     })
 }

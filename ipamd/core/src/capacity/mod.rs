@@ -66,6 +66,8 @@ pub struct View {
     pub foreign: BTreeSet<u32>,
     /// ADDs that wait for an address.
     pub waiting: usize,
+    /// Addresses that are free as soon as their last holders' links are gone, which is under way.
+    pub cooled: usize,
     /// Addresses of each ENI that is being created.
     pub creating: Vec<u32>,
     /// What the instance type carries.
@@ -158,7 +160,7 @@ pub fn plan(view: &View, targets: &Targets, now: Timestamp) -> Plan {
         grow(view, deficit, per_eni, now, &mut plan);
         // Only what somebody waits for is worth an error; a warm target that cannot be met is not.
         let planned = plan.steps.iter().map(|step| gain(step, view)).sum::<usize>();
-        let short = view.waiting.saturating_sub(supply.coming + planned);
+        let short = view.waiting.saturating_sub(supply.coming + planned + view.cooled);
         // While a subnet is asked for less and less, its last word is not spoken.
         let asked = !view.creating.is_empty() || view.enis.iter().any(|eni| eni.assigning > 0);
         let asking = view.ask_most.is_some() && (planned > 0 || asked);

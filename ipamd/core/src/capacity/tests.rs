@@ -30,6 +30,7 @@ fn view(enis: Vec<EniView>, waiting: usize) -> View {
         enis,
         foreign: BTreeSet::new(),
         waiting,
+        cooled: 0,
         creating: Vec::new(),
         limits: InstanceLimits { enis: 8, addresses_per_eni: 30 },
         create_refused: None,

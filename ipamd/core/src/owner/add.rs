@@ -92,7 +92,7 @@ impl Owner {
                 record.netns_cookie == ask.cookie && record.mode == ask.mode && record.mtu == wanted_mtu;
             if same && record.state == AttachmentState::Live {
                 let recorded = self.recorded(&record, &ask.netns, now);
-                self.attachments.set_delivered(&record.id(), id);
+                self.attachments.told_again(&record.id());
                 self.end(id, Ending::Ok, Ok(reply::Outcome::Added(Box::new(recorded))), now);
             } else {
                 self.set_phase(id, Phase::Killing(record.id()));
@@ -367,6 +367,28 @@ impl Owner {
     ) {
         self.set_phase(id, Phase::Undoing(attachment.clone(), Box::new(error)));
         self.kill(attachment, why, Some(id), now);
+    }
+
+    /// ADDs that need no address are begun first: one that asks for what is recorded must not wait behind one that may
+    /// wait for EC2, nor be refused in its stead. They are there only until the gate opens.
+    pub(super) fn begin_recorded(&mut self, now: Timestamp) {
+        let recorded = self.waiting.iter().filter(|id| self.is_recorded(**id));
+        for id in recorded.copied().collect::<Vec<_>>() {
+            self.begin_add(id, now);
+        }
+    }
+
+    fn is_recorded(&self, id: OpId) -> bool {
+        self.ops.get(&id).is_some_and(|op| self.attachments.current(&op.key).is_some())
+    }
+
+    /// How many ADDs wait for an address.
+    pub(super) fn waiting_for_address(&self) -> usize {
+        if self.gate.open() {
+            self.waiting.len()
+        } else {
+            self.waiting.iter().filter(|id| !self.is_recorded(**id)).count()
+        }
     }
 
     /// ADDs that waited for the node to serve are begun, in the order they came.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub struct Slot {
     /// Its record, as committed or about to be.
     pub record: Arc<AttachmentRecord>,
-    /// The ADD whose reply carried the result last.
+    /// The ADD whose reply carried the result, when it was the only one.
     pub delivered_by: Option<OpId>,
 }
 
@@ -86,6 +86,13 @@ impl Attachments {
     pub(super) fn set_delivered(&mut self, id: &AttachmentId, op: OpId) {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.delivered_by = Some(op);
+        }
+    }
+
+    /// The result was told once more: that one of its readers has died says nothing of the other.
+    pub(super) fn told_again(&mut self, id: &AttachmentId) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.delivered_by = None;
         }
     }
 

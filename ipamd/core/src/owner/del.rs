@@ -126,7 +126,10 @@ impl Owner {
         let mut record = slot.record.as_ref().clone();
         record.state = AttachmentState::Dying;
         let record = Arc::new(record);
-        let until = if link == LinkFate::Unmade { now } else { now + self.config.cooldown };
+        // What no plugin was told of, nothing has sent from: no cooldown, though its link and its conntrack entries, if
+        // there are any, must be gone all the same.
+        let unused = link == LinkFate::Unmade || why == DyingReason::HalfMade;
+        let until = if unused { now } else { now + self.config.cooldown };
         let mut batch = vec![Write::PutAttachment(record.clone())];
         for address in &record.addresses {
             batch.extend(self.pool.release(*address, id, until).map(Write::PutAddress));

@@ -8,6 +8,7 @@ use super::event::{EffectKind, Note};
 use super::outside::alias;
 use super::{Owner, Purpose};
 use crate::kernel::{ReapLink, Reaped};
+use crate::pool::Pool;
 use crate::record::{AttachmentId, AttachmentRecord, Write};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,34 +52,48 @@ impl ReapItem {
 pub(super) struct Reaper {
     queue: Vec<ReapItem>,
     due: Option<Timestamp>,
-    /// Something was queued since the last batch: what only waits for another try is not hurried.
-    fresh: bool,
     flying: Option<(Vec<ReapItem>, Timestamp)>,
+    /// What could not be finished: it is queued again then, and nothing hurries it.
+    later: Vec<ReapItem>,
+    again: Option<Timestamp>,
 }
 
 impl Reaper {
     pub(super) fn push(&mut self, item: ReapItem, now: Timestamp) {
         self.queue.push(item);
-        self.fresh = true;
         let due = if self.queue.len() >= BATCH { now } else { now + GATHER };
         self.due = Some(self.due.map_or(due, |old| old.min(due)));
     }
 
     pub(super) fn due(&self) -> Option<Timestamp> {
-        if self.flying.is_some() { None } else { self.due }
+        if self.flying.is_some() { None } else { self.due.into_iter().chain(self.again).min() }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &ReapItem> {
+        let flying = self.flying.iter().flat_map(|(items, _)| items);
+        self.queue.iter().chain(flying).chain(&self.later)
     }
 
     /// The addresses of links that have no record: nobody gets them before the link is gone.
     pub(super) fn orphaned(&self) -> BTreeSet<Ipv4Addr> {
-        let flying = self.flying.iter().flat_map(|(items, _)| items);
-        let orphans = self.queue.iter().chain(flying).filter(|i| i.id.is_none());
+        let orphans = self.all().filter(|i| i.id.is_none());
         orphans.flat_map(|i| i.addresses.iter().copied()).collect()
     }
 
     /// The links that have no record.
     pub(super) fn orphan_links(&self) -> impl Iterator<Item = u32> {
+        self.all().filter(|i| i.id.is_none()).map(|i| i.ifindex)
+    }
+
+    /// How many addresses are free as soon as their links are gone, which is tried already or next: their cooldown is
+    /// over.
+    pub(super) fn about_to_free(&self, pool: &Pool, now: Timestamp) -> usize {
         let flying = self.flying.iter().flat_map(|(items, _)| items);
-        self.queue.iter().chain(flying).filter(|i| i.id.is_none()).map(|i| i.ifindex)
+        let of_item = |item: &ReapItem| {
+            let Some(id) = &item.id else { return 0 };
+            item.addresses.iter().filter(|a| pool.cooled_after(**a, id, now)).count()
+        };
+        self.queue.iter().chain(flying).map(of_item).sum()
     }
 
     /// The queue is tried at once: ADDs wait for it.
@@ -87,21 +102,24 @@ impl Reaper {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.flying.is_none()
+        self.all().next().is_none()
     }
 }
 
 impl Owner {
     pub(super) fn reap_when_due(&mut self, now: Timestamp) {
-        if !self.waiting.is_empty() && self.reaper.flying.is_none() && self.reaper.fresh {
+        if !self.waiting.is_empty() && self.reaper.flying.is_none() {
             self.reaper.hurry(now);
         }
         if self.reaper.due().is_none_or(|due| due > now) {
             return;
         }
+        if self.reaper.again.take_if(|again| *again <= now).is_some() {
+            let later = std::mem::take(&mut self.reaper.later);
+            self.reaper.queue.extend(later);
+        }
         let batch: Vec<ReapItem> = self.reaper.queue.drain(..self.reaper.queue.len().min(BATCH)).collect();
         self.reaper.due = (!self.reaper.queue.is_empty()).then_some(now);
-        self.reaper.fresh = !self.reaper.queue.is_empty();
         let links = batch.iter().map(|item| self.reap_link(item)).collect();
         self.reaper.flying = Some((batch, now));
         self.effect(None, Purpose::Reap, EffectKind::Reap(links));
@@ -122,6 +140,7 @@ impl Owner {
         let gone: BTreeSet<u32> = reaped.gone.iter().copied().collect();
         let kept: BTreeMap<u32, String> = reaped.kept.into_iter().collect();
         let mut writes = Vec::new();
+        let mut orphan_gone = false;
         for item in batch {
             // What has no route yet may have an address inside its sandbox that nobody knows here: until it is gone no
             // address is given out. Where the addresses are known, only those are kept.
@@ -132,11 +151,11 @@ impl Owner {
             // comes now must still commit it.
             let behind = item.id.as_ref().is_some_and(|id| self.dirty.holds(id));
             if !gone.contains(&item.ifindex) || behind {
-                self.reaper.queue.push(item);
-                let again = now + AGAIN;
-                self.reaper.due = Some(self.reaper.due.map_or(again, |due| due.min(again)));
+                self.reaper.later.push(item);
+                self.reaper.again.get_or_insert(now + AGAIN);
                 continue;
             }
+            orphan_gone |= item.id.is_none();
             if let Some(id) = &item.id {
                 for address in &item.addresses {
                     self.pool.reaped(*address, id);
@@ -148,6 +167,10 @@ impl Owner {
         self.note(Note::Reaped { gone: gone.len(), kept: kept.into_iter().collect(), took: now - begun });
         if !writes.is_empty() {
             self.commit(Purpose::Housekeeping, writes, now);
+        }
+        if orphan_gone {
+            // Its address may be laid now, whatever the last pass failed for.
+            self.driver.wake_now(self.reconcilers.host_net, now);
         }
         self.gate_progress(now);
     }

@@ -188,7 +188,7 @@ impl Owner {
             self.commit(Purpose::Housekeeping, batch, now);
         }
         if changed || first {
-            self.driver.wake(self.reconcilers.host_net, now);
+            self.driver.wake_now(self.reconcilers.host_net, now);
         }
         self.pass_ended(pass, Ok(()), now);
         self.look_again(now);
@@ -322,6 +322,7 @@ impl Owner {
                 self.node.was_ready = true;
                 self.mark_dirty(RecordId::Node, now);
                 self.note(Note::Ready);
+                self.begin_recorded(now);
             }
             self.begin_waiting(now);
         }

@@ -36,6 +36,8 @@ struct Bench {
     /// The cloud does not answer.
     no_cloud: bool,
     reaped: Vec<crate::kernel::ReapLink>,
+    /// No link can be deleted.
+    links_stay: bool,
     applied: Vec<HostStep>,
     /// Which steps the kernel refuses.
     refuses: fn(&HostStep) -> bool,
@@ -113,6 +115,7 @@ impl Bench {
             view,
             no_cloud,
             reaped: Vec::new(),
+            links_stay: false,
             applied: Vec::new(),
             refuses,
         };
@@ -183,9 +186,13 @@ impl Bench {
             }
             EffectKind::Unwire(_) => Completion::Unwired(Ok(())),
             EffectKind::Reap(links) => {
-                let gone = links.iter().map(|l| l.ifindex).collect();
+                let all = links.iter().map(|l| l.ifindex);
+                let (gone, kept) = match self.links_stay {
+                    true => (Vec::new(), all.map(|ifindex| (ifindex, "it stays".to_owned())).collect()),
+                    false => (all.collect(), Vec::new()),
+                };
                 self.reaped.extend(links);
-                Completion::Reaped(Reaped { gone, kept: Vec::new() })
+                Completion::Reaped(Reaped { gone, kept })
             }
             EffectKind::ObserveHost => Completion::HostObserved(Ok(self.view.clone())),
             EffectKind::ApplyHost(steps) => {
@@ -358,6 +365,29 @@ fn an_unread_reply_does_not_undo_what_a_later_add_was_given() {
     bench.send(Event::Add { op: OpId(2), ask: ask("a", 7) });
     bench.send(Event::Unread { op: OpId(1), key: key("a") });
     assert!(bench.owner.attachment(&key("a")).is_some());
+    bench.send(Event::Unread { op: OpId(2), key: key("a") });
+    assert!(bench.owner.attachment(&key("a")).is_some(), "nor does the later one's undo the first's");
+}
+
+#[test]
+fn links_that_stay_are_tried_again_after_a_pause_however_many() {
+    const MANY: u8 = 140;
+    let mut bench = Bench::new(MANY);
+    for n in 0..u64::from(MANY) {
+        bench.send(Event::Add { op: OpId(n), ask: ask(&format!("c{n}"), n) });
+    }
+    bench.links_stay = true;
+    for n in 0..u64::from(MANY) {
+        bench.send(Event::Del { op: OpId(1000 + n), key: key(&format!("c{n}")) });
+    }
+    bench.pass(Duration::from_millis(200));
+    assert_eq!(bench.reaped.len(), usize::from(MANY), "each once");
+    bench.pass(Duration::from_millis(700));
+    assert_eq!(bench.reaped.len(), usize::from(MANY));
+    bench.links_stay = false;
+    bench.pass(Duration::from_millis(100));
+    assert_eq!(bench.reaped.len(), 2 * usize::from(MANY));
+    assert_eq!(bench.stored.attachments, []);
 }
 
 #[test]

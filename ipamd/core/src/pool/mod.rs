@@ -111,10 +111,10 @@ impl Pool {
     }
 
     /// Takes an ENI that holds nothing out of the pool, with its addresses; what to delete from the store. `None` when
-    /// an attachment still holds one of them.
+    /// an attachment still holds one of them, or one is cooling: EC2 may name it again, and it must not come back free.
     pub fn remove_eni(&mut self, id: &EniId) -> Option<Vec<Ipv4Addr>> {
         let counts = self.eni_counts(id);
-        if counts.allocated + counts.quarantined > 0 {
+        if counts.allocated + counts.quarantined + counts.cooling > 0 {
             return None;
         }
         let of_eni = self.addresses.values().filter(|a| a.record.eni == *id).map(|a| a.record.address);
@@ -128,11 +128,10 @@ impl Pool {
         Some(gone)
     }
 
-    /// Takes the addresses of an ENI that holds nothing out of the pool; the ENI stays.
-    pub fn drop_addresses(&mut self, id: &EniId) -> Vec<Ipv4Addr> {
-        let idle =
-            |state: &AddressState| matches!(state, AddressState::Free { .. } | AddressState::Cooling { .. });
-        let of_eni = self.addresses.values().map(|a| &a.record).filter(|r| r.eni == *id && idle(&r.state));
+    /// Takes the free addresses of an ENI out of the pool; the ENI stays, and so does what is held or cooling.
+    pub fn drop_all_free(&mut self, id: &EniId) -> Vec<Ipv4Addr> {
+        let free = |state: &AddressState| matches!(state, AddressState::Free { .. });
+        let of_eni = self.addresses.values().map(|a| &a.record).filter(|r| r.eni == *id && free(&r.state));
         let gone: Vec<Ipv4Addr> = of_eni.map(|r| r.address).collect();
         for address in &gone {
             self.take_out(*address);
@@ -309,6 +308,13 @@ impl Pool {
         self.addresses.get(&address).is_some_and(
             |a| matches!(&a.record.state, AddressState::Cooling { attachment: last, .. } if last == attachment),
         )
+    }
+
+    /// Whether an address is kept from being free by this very holder's link alone: its cooldown is over.
+    pub fn cooled_after(&self, address: Ipv4Addr, attachment: &AttachmentId, now: Timestamp) -> bool {
+        self.addresses.get(&address).is_some_and(|a| {
+            matches!(&a.record.state, AddressState::Cooling { attachment: last, until } if last == attachment && *until <= now)
+        })
     }
 
     /// Makes free what has cooled down by `now`. Nothing has to be committed: the stored end of the cooldown says the

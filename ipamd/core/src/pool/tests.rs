@@ -189,3 +189,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_cools_does_not_leave_with_its_eni() {
+    let mut pool = pool(1, 2);
+    let id = eni(0).id;
+    let now = Timestamp::from_millis(10);
+    let address = pool.allocate(&holder(1), now).unwrap().address;
+    pool.release(address, &holder(1), now + Duration::from_secs(30)).unwrap();
+    assert_eq!(pool.drop_all_free(&id), [Ipv4Addr::new(10, 0, 0, 101)]);
+    assert_eq!(pool.remove_eni(&id), None, "EC2 may name the address again: it must not come back free");
+    pool.reaped(address, &holder(1));
+    pool.settle(now + Duration::from_secs(30));
+    assert_eq!(pool.remove_eni(&id), Some(vec![address]));
+}

@@ -239,3 +239,37 @@ fn an_empty_conntrack_table_is_not_walked() {
     assert_eq!((reaped.gone.len(), reaped.kept), (1, Vec::new()));
     assert_eq!(asked(), 1, "their number, and no list");
 }
+
+#[test]
+fn a_link_that_took_a_dead_ones_name_is_given_back() {
+    let node = Node::new();
+    let name = spec(1).host_name;
+    node.space.sh(&format!("ip link add {name} index 99 type veth peer name p; ip link set {name} up"));
+    let before = node.space.sh(&format!("ip -d link show {name}"));
+    node.with_host(|host| host.unwire(&off(&spec(1))).unwrap());
+    assert_eq!(node.space.sh(&format!("ip -d link show {name}")), before);
+}
+
+#[test]
+fn a_dead_link_ends_the_trust_in_the_dying_group() {
+    fn delete(node: &Node, numbers: [u8; 2]) {
+        let sandboxes = numbers.map(|_| Space::new());
+        let specs = numbers.map(spec);
+        let links = specs.each_ref().map(of);
+        let reaped = node.with_host(|host| {
+            for (spec, sandbox) in specs.iter().zip(&sandboxes) {
+                host.wire(spec, &sandbox.socket(node.cookie)).unwrap();
+                host.unwire(&off(spec)).unwrap();
+            }
+            host.reap(&links)
+        });
+        assert_eq!(reaped.gone.len(), 2, "{reaped:?}");
+    }
+    let node = Node::new();
+    delete(&node, [2, 3]);
+    node.space.sh("ip link add foreign index 99 type veth peer name p");
+    node.space.sh(&format!("ip link set foreign group {DYING_GROUP}"));
+    assert_eq!(node.with_host(|host| host.reap(&[of(&spec(1))])).gone, [spec(1).ifindex]);
+    delete(&node, [4, 5]);
+    node.space.sh("ip link show foreign");
+}

@@ -124,7 +124,7 @@ impl Owner {
                 for address in addresses.iter().filter(|a| !primaries.contains(a)) {
                     batch.extend(self.pool.adopt(*address, eni, now).map(Write::PutAddress));
                 }
-                self.driver.wake(self.reconcilers.host_net, now);
+                self.driver.wake_now(self.reconcilers.host_net, now);
             }
             (Mutation::Attach { eni, .. } | Mutation::Detach { eni }, _) => {
                 self.growth.seen.remove(eni);
@@ -177,7 +177,7 @@ impl Owner {
                 // The instance carries no more, or must not: what was created for it is deleted again.
                 self.growth.create_refused = Some((until, error.to_string()));
                 batch.extend(self.pool.set_state(eni, EniState::Deleting).map(Write::PutEni));
-                batch.extend(self.pool.drop_addresses(eni).into_iter().map(Write::DeleteAddress));
+                batch.extend(self.pool.drop_all_free(eni).into_iter().map(Write::DeleteAddress));
             }
             Mutation::Attach { eni, .. }
             | Mutation::Unassign { eni, .. }

@@ -104,7 +104,8 @@ impl Owner {
             *looks += 1;
             if *looks >= AGREEING {
                 let counts = self.pool.eni_counts(id);
-                let held = counts.allocated + counts.quarantined > 0;
+                // What cools is held, too: EC2 may name the address again before it has cooled.
+                let held = counts.allocated + counts.quarantined + counts.cooling > 0;
                 self.growth.seen.insert(id.clone(), Seen::Available);
                 self.lose(id, if held { EniState::Lost } else { EniState::Deleting }, batch);
             }
@@ -117,7 +118,7 @@ impl Owner {
             batch.extend(self.pool.set_state(id, state).map(Write::PutEni));
             self.pool.set_link(id, None);
         }
-        batch.extend(self.pool.drop_addresses(id).into_iter().map(Write::DeleteAddress));
+        batch.extend(self.pool.drop_all_free(id).into_iter().map(Write::DeleteAddress));
     }
 
     pub(super) fn drop_eni(&mut self, id: &EniId, batch: &mut Vec<Write>) {

@@ -176,7 +176,8 @@ impl Owner {
         Some(View {
             enis: enis.collect(),
             foreign: growth.foreign.clone(),
-            waiting: self.waiting.len(),
+            waiting: self.waiting_for_address(),
+            cooled: self.reaper.about_to_free(&self.pool, now),
             creating: creating.collect(),
             limits,
             create_refused: growth.create_refused.clone(),
@@ -195,7 +196,7 @@ impl Owner {
     pub(super) fn plan_when_due(&mut self, now: Timestamp) {
         self.repeat_creates(now);
         self.growth.expire(now);
-        let basis = (self.pool.version(), self.waiting.len());
+        let basis = (self.pool.version(), self.waiting_for_address());
         let due = self.growth.plan_at.is_some_and(|at| at <= now);
         if !self.may_plan() || (self.growth.planned == Some(basis) && !due) {
             return;
@@ -227,7 +228,7 @@ impl Owner {
             if plan.surplus { Some(self.growth.surplus_since.unwrap_or(now)) } else { None };
         let stuck = self.growth.linkless.values().map(|since| *since + LINK_COMES).filter(|at| *at > now);
         self.growth.plan_at = stuck.chain(plan.again).min();
-        self.growth.planned = Some((self.pool.version(), self.waiting.len()));
+        self.growth.planned = Some((self.pool.version(), self.waiting_for_address()));
         Some(plan)
     }
 
@@ -276,13 +277,13 @@ impl Owner {
             Step::Detach { eni } => {
                 let mut batch: Vec<Write> =
                     self.pool.set_state(&eni, EniState::Detaching).map(Write::PutEni).into_iter().collect();
-                batch.extend(self.pool.drop_addresses(&eni).into_iter().map(Write::DeleteAddress));
-                self.driver.wake(self.reconcilers.host_net, now);
+                batch.extend(self.pool.drop_all_free(&eni).into_iter().map(Write::DeleteAddress));
+                self.driver.wake_now(self.reconcilers.host_net, now);
                 self.mutate(Mutation::Detach { eni }, batch, now);
             }
             Step::Abandon { eni } => {
                 self.change_state(&eni, EniState::Deleting, now);
-                let gone = self.pool.drop_addresses(&eni);
+                let gone = self.pool.drop_all_free(&eni);
                 self.commit(Purpose::Housekeeping, gone.into_iter().map(Write::DeleteAddress).collect(), now);
             }
             Step::DetachAgain { eni } => self.mutate(Mutation::Detach { eni }, Vec::new(), now),

@@ -94,3 +94,20 @@ fn what_every_pod_needs_comes_first() {
         assert_eq!(served(&mut bench), [""; 0]);
     }
 }
+
+#[test]
+fn a_step_that_keeps_failing_does_not_keep_new_addresses_waiting() {
+    let mut view = host();
+    view.forward = Forward::Drops { chain: FilterChain::Forward, accepted: false };
+    let refuses = |step: &HostStep| matches!(step, HostStep::AcceptForward(_));
+    let mut bench = Bench::start_refusing(2, Stored::default(), view, false, refuses);
+    // The back-off is long by now.
+    for _ in 0..40 {
+        bench.pass(Duration::from_secs(3));
+    }
+    bench.addresses = 3;
+    while bench.owner.pool().addresses().count() < 3 {
+        bench.pass(Duration::from_secs(1));
+    }
+    assert_eq!(bench.owner.pool().available(), 3);
+}

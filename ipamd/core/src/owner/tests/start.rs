@@ -68,16 +68,28 @@ fn reaped(bench: &Bench) -> Vec<u32> {
     bench.reaped.iter().map(|link| link.ifindex).collect()
 }
 
-/// Its DEL is finished: no record is left, and the address is free once it has cooled.
-fn finished(mut bench: Bench, spec: &WireSpec) {
-    assert_eq!(state(&bench), None);
+/// No record is left, nor a link.
+fn ended(bench: &mut Bench, spec: &WireSpec) {
+    assert_eq!(state(bench), None);
     bench.pass(Duration::from_millis(200));
-    assert_eq!(reaped(&bench), [spec.ifindex], "its link is deleted");
+    assert_eq!(reaped(bench), [spec.ifindex], "its link is deleted");
     assert_eq!(bench.stored.attachments, [], "and its record with it");
+}
+
+/// Its DEL is finished, and the address is free once it has cooled.
+fn finished(mut bench: Bench, spec: &WireSpec) {
+    ended(&mut bench, spec);
     assert!(matches!(address_state(&bench, spec), AddressState::Cooling { .. }));
     bench.pass(Duration::from_secs(30));
     bench.send(Event::Add { op: OpId(9), ask: ask("next", 8) });
     bench.added(9);
+}
+
+/// Nobody was told of it: the address is free as soon as the link is gone.
+fn undone(mut bench: Bench, spec: &WireSpec) {
+    ended(&mut bench, spec);
+    bench.send(Event::Add { op: OpId(9), ask: ask("next", 8) });
+    assert_eq!(bench.added(9).ips[0].address, format!("{}/32", spec.address));
 }
 
 #[test]
@@ -96,10 +108,10 @@ fn adding_otherwise_is_undone() {
     for (alias, route) in [(false, false), (true, false)] {
         let (stored, spec) = one_attachment();
         let stored = with_state(stored, AttachmentState::Adding);
-        finished(Bench::start(1, stored, wired(&spec, alias, route), false), &spec);
+        undone(Bench::start(1, stored, wired(&spec, alias, route), false), &spec);
     }
     let (stored, spec) = one_attachment();
-    finished(Bench::start(1, with_state(stored, AttachmentState::Adding), host(), false), &spec);
+    undone(Bench::start(1, with_state(stored, AttachmentState::Adding), host(), false), &spec);
 }
 
 #[test]
@@ -274,4 +286,34 @@ fn while_draining_a_passs_deadline_wakes_nobody() {
     bench.send(Event::Drain);
     bench.pass(Duration::from_secs(3600));
     assert_eq!(bench.owner.next_deadline(), None);
+}
+
+#[test]
+fn what_is_recorded_is_answered_first_and_never_refused_for_a_dry_pool() {
+    let (stored, spec) = one_attachment();
+    let unlaid = |step: &HostStep| matches!(step, HostStep::ReplaceNft { .. });
+    let mut bench = Bench::start_refusing(1, stored, wired(&spec, true, true), false, unlaid);
+    bench.send(Event::Add { op: OpId(1), ask: ask("b", 8) });
+    bench.send(Event::Add { op: OpId(2), ask: ask("a", 7) });
+    assert_eq!((bench.reply(1), bench.reply(2)), (None, None), "the node does not serve yet");
+    bench.refuses = |_| false;
+    while !bench.owner.health().ready {
+        bench.pass(Duration::from_secs(1));
+    }
+    bench.added(2);
+    assert!(bench.error(1).to_string().contains("1 addresses are allocated"));
+}
+
+#[test]
+fn a_half_made_attachment_leaves_its_address_to_the_add_that_comes_again() {
+    let (stored, spec) = one_attachment();
+    let unlaid = |step: &HostStep| matches!(step, HostStep::ReplaceNft { .. });
+    let stored = with_state(stored, AttachmentState::Adding);
+    let mut bench = Bench::start_refusing(1, stored, host(), false, unlaid);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    bench.refuses = |_| false;
+    while !bench.owner.health().ready {
+        bench.pass(Duration::from_secs(1));
+    }
+    assert_eq!(bench.added(1).ips[0].address, format!("{}/32", spec.address));
 }
