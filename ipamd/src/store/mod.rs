@@ -14,7 +14,7 @@ pub use open::{OpenError, Opened};
 pub use thread::{CommitDone, CommitError, QueueFull, StoreHandle, StoreThread};
 
 use ipamd_core::record::{Stored, Write};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::path::{Path, PathBuf};
 
 /// The schema's number: a store of a newer one is refused.
@@ -44,6 +44,20 @@ pub struct Store {
     database: Database,
 }
 
+type OpenTable<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
+
+/// A table of a transaction, opened at its first use.
+fn opened<'s, 't>(
+    slot: &'s mut Option<OpenTable<'t>>,
+    transaction: &'t WriteTransaction,
+    table: Table,
+) -> Result<&'s mut OpenTable<'t>, redb::TableError> {
+    match slot {
+        Some(open) => Ok(open),
+        None => Ok(slot.insert(transaction.open_table(table)?)),
+    }
+}
+
 /// Whether a batch holds everything.
 fn is_whole(batch: &[Write]) -> bool {
     batch.first() == Some(&Write::Clear)
@@ -71,46 +85,50 @@ impl Store {
         if whole.is_some() {
             for table in [NODE, ENIS, ADDRESSES, ATTACHMENTS, INTENTS] {
                 transaction.delete_table(table)?;
+                drop(transaction.open_table(table)?);
             }
         }
         {
-            let mut node = transaction.open_table(NODE)?;
-            let mut enis = transaction.open_table(ENIS)?;
-            let mut addresses = transaction.open_table(ADDRESSES)?;
-            let mut attachments = transaction.open_table(ATTACHMENTS)?;
-            let mut intents = transaction.open_table(INTENTS)?;
+            // Opened when they are written to: most batches need two, and an open table costs a little at the commit.
+            let (mut node, mut enis, mut addresses, mut attachments, mut intents) =
+                (None, None, None, None, None);
             for write in batches[whole.unwrap_or(0)..].iter().copied().flatten() {
                 match write {
                     Write::Clear => {}
                     Write::PutNode(record) => {
-                        node.insert(NODE_KEY, codec::encode(record).as_slice())?;
+                        opened(&mut node, &transaction, NODE)?
+                            .insert(NODE_KEY, codec::encode(record).as_slice())?;
                     }
                     Write::PutEni(record) => {
-                        enis.insert(record.id.as_str().as_bytes(), codec::encode(record).as_slice())?;
+                        opened(&mut enis, &transaction, ENIS)?
+                            .insert(record.id.as_str().as_bytes(), codec::encode(record).as_slice())?;
                     }
                     Write::DeleteEni(id) => {
-                        enis.remove(id.as_str().as_bytes())?;
+                        opened(&mut enis, &transaction, ENIS)?.remove(id.as_str().as_bytes())?;
                     }
                     Write::PutAddress(record) => {
-                        addresses
+                        opened(&mut addresses, &transaction, ADDRESSES)?
                             .insert(record.address.octets().as_slice(), codec::encode(record).as_slice())?;
                     }
                     Write::DeleteAddress(address) => {
-                        addresses.remove(address.octets().as_slice())?;
+                        opened(&mut addresses, &transaction, ADDRESSES)?
+                            .remove(address.octets().as_slice())?;
                     }
                     Write::PutAttachment(record) => {
                         let key = codec::attachment_key(&record.key, record.generation);
-                        attachments.insert(key.as_slice(), codec::encode(record.as_ref()).as_slice())?;
+                        opened(&mut attachments, &transaction, ATTACHMENTS)?
+                            .insert(key.as_slice(), codec::encode(record.as_ref()).as_slice())?;
                     }
                     Write::DeleteAttachment(id) => {
-                        attachments.remove(codec::attachment_key(&id.key, id.generation).as_slice())?;
+                        opened(&mut attachments, &transaction, ATTACHMENTS)?
+                            .remove(codec::attachment_key(&id.key, id.generation).as_slice())?;
                     }
                     Write::PutIntent(record) => {
-                        intents
+                        opened(&mut intents, &transaction, INTENTS)?
                             .insert(record.id.to_be_bytes().as_slice(), codec::encode(record).as_slice())?;
                     }
                     Write::DeleteIntent(id) => {
-                        intents.remove(id.to_be_bytes().as_slice())?;
+                        opened(&mut intents, &transaction, INTENTS)?.remove(id.to_be_bytes().as_slice())?;
                     }
                 }
             }

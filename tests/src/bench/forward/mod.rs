@@ -33,6 +33,12 @@ pub(crate) enum Steering {
     Rules,
     /// Our ip rules and our table.
     Ours,
+    /// As ours, with no reverse path filter on ENIs (and so `accept_local`).
+    Unfiltered,
+    /// As ours, with the pods' routes in table `local` and so without the rule that looks them up.
+    InLocal,
+    /// Both.
+    UnfilteredInLocal,
     /// Two rules per pod, as amazon-vpc-cni lays them.
     PerPod,
 }
@@ -45,12 +51,24 @@ impl Steering {
             Steering::Conntrack => "no steering, conntrack on",
             Steering::Rules => "our ip rules, no table",
             Steering::Ours => "our rules and table",
+            Steering::Unfiltered => "ours, rp_filter 0 on ENIs",
+            Steering::InLocal => "ours, routes in local",
+            Steering::UnfilteredInLocal => "ours, with both",
             Steering::PerPod => "two rules per pod",
         }
     }
 
-    fn by_pods_table(self) -> bool {
-        matches!(self, Steering::Rules | Steering::Ours)
+    /// Whether packets are steered by mark.
+    fn by_mark(self) -> bool {
+        !matches!(self, Steering::Off | Steering::Conntrack | Steering::PerPod)
+    }
+
+    fn in_local(self) -> bool {
+        matches!(self, Steering::InLocal | Steering::UnfilteredInLocal)
+    }
+
+    fn unfiltered(self) -> bool {
+        matches!(self, Steering::Unfiltered | Steering::UnfilteredInLocal)
     }
 }
 
@@ -86,7 +104,7 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
-    use Steering::{Conntrack, Off, Ours, PerPod, Rules};
+    use Steering::{Conntrack, InLocal, Off, Ours, PerPod, Rules, Unfiltered, UnfilteredInLocal};
     let mut cases = Vec::new();
     let mut case = |steering, pods, services, again| {
         cases.push(Case { steering, pods, services, again, ns: Default::default() });
@@ -98,6 +116,10 @@ fn cases() -> Vec<Case> {
             case(steering, pods, false, false);
             case(steering, pods, true, false);
         }
+    }
+    for option in [Unfiltered, InLocal, UnfilteredInLocal] {
+        case(option, SIZES[2], false, false);
+        case(option, SIZES[2], true, false);
     }
     case(Ours, SIZES[0], false, true);
     case(Ours, SIZES[0], true, true);
@@ -151,7 +173,7 @@ mod tests {
     #[test]
     fn every_steering_is_measured_at_every_size() {
         let cases = cases();
-        assert_eq!(cases.len(), SIZES.len() * 9 + 2);
+        assert_eq!(cases.len(), SIZES.len() * 9 + 3 * 2 + 2);
         assert_eq!(cases.iter().filter(|case| case.steering == Steering::Ours && !case.services).count(), 4);
     }
 

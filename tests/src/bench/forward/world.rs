@@ -23,6 +23,8 @@ const ENIS: [Ipv4Addr; 3] =
     [Ipv4Addr::new(10, 0, 1, 10), Ipv4Addr::new(10, 0, 1, 20), Ipv4Addr::new(10, 0, 1, 30)];
 const DEFAULT: (Ipv4Addr, u8) = (Ipv4Addr::UNSPECIFIED, 0);
 const PODS: u32 = 500;
+/// The kernel's own table of local addresses.
+const LOCAL: u32 = 255;
 /// Table T_K is this plus K.
 const TABLES: u32 = 100;
 const INSIDE: u32 = 3;
@@ -184,14 +186,18 @@ fn lay_vpc(pair: &Pair) {
 }
 
 fn lay_routes(pair: &Pair, steering: Steering, pods: usize) {
-    let table = if steering.by_pods_table() { PODS } else { MAIN };
+    let table = match (steering.by_mark(), steering.in_local()) {
+        (false, _) => MAIN,
+        (true, false) => PODS,
+        (true, true) => LOCAL,
+    };
     let numbers: Vec<usize> = (0..pods).collect();
     for chunk in numbers.chunks(CHUNK) {
         let mut batch = Batch::default();
         for number in chunk {
             let to = (pod(*number), 32);
             batch.route(&Route { to, via: None, index: Some(pair.link(*number)), table, metric: 0 });
-            if steering.by_pods_table() {
+            if steering.by_mark() {
                 batch.route(&Route { to, via: None, index: None, table, metric: 4096 });
             }
         }
@@ -202,12 +208,18 @@ fn lay_routes(pair: &Pair, steering: Steering, pods: usize) {
 fn steer(steering: Steering, pods: usize, services: bool) {
     let node = Node { enis: ENIS.to_vec(), vpc: "10.0.0.0/16" };
     let mut rules: Vec<Rule> = Vec::new();
-    if steering.by_pods_table() {
-        rules.push(Rule { priority: 512, table: PODS, ..Rule::default() });
+    if steering.by_mark() {
+        if !steering.in_local() {
+            rules.push(Rule { priority: 512, table: PODS, ..Rule::default() });
+        }
         let by_mark =
             |k| Rule { priority: 1536, table: TABLES + k, mark: Some((k, 0x7f)), ..Rule::default() };
         rules.extend([2, 3].map(by_mark));
-        (0..3).for_each(|n| set(&format!("ipv4/conf/eth{n}/rp_filter"), "2"));
+        for n in 0..3 {
+            let (filter, local) = if steering.unfiltered() { ("0", "1") } else { ("2", "0") };
+            set(&format!("ipv4/conf/eth{n}/rp_filter"), filter);
+            set(&format!("ipv4/conf/eth{n}/accept_local"), local);
+        }
         Pair::LINKS.iter().for_each(|n| set(&format!("ipv4/conf/pod{n}/rp_filter"), "1"));
     }
     if steering == Steering::PerPod {
@@ -229,7 +241,9 @@ fn steer(steering: Steering, pods: usize, services: bool) {
     match steering {
         Steering::Off | Steering::PerPod => {}
         Steering::Conntrack | Steering::Rules => nft(&tables::conntrack(&node)),
-        Steering::Ours => nft(&tables::steering(&node)),
+        Steering::Ours | Steering::Unfiltered | Steering::InLocal | Steering::UnfilteredInLocal => {
+            nft(&tables::steering(&node));
+        }
     }
     if services {
         nft(&tables::services(SERVICES));
