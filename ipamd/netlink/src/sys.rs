@@ -1,6 +1,6 @@
 //! The calls that have no safe form.
 //!
-//! Owns one ioctl and integer socket options. This is the one module of the crate that uses `unsafe`.
+//! Owns one ioctl, integer socket options and a socket's packet filter. This is the one module of the crate that uses `unsafe`.
 
 #![allow(unsafe_code)]
 
@@ -28,5 +28,23 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i
     // SAFETY: `value` is an i32 that outlives the call, and `length` is its size.
     let done =
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Gives a socket a packet filter: messages for which it returns 0 are not queued.
+pub(crate) fn attach_filter(socket: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
+    let size = mem::size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: `program` names a slice of `len` instructions; both outlive the call, and the kernel copies them.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size,
+        )
+    };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
