@@ -4,8 +4,10 @@
 //! once, and so do two completions that are of use only together. Does not interpret what was finished.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use ipamd_core::kernel::Trigger;
 use ipamd_core::owner::event::{Completion, EffectId, OpId};
 use ipamd_netlink::sandbox::SandboxSocket;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -24,6 +26,8 @@ pub enum Finished {
     },
     /// A link that was waited for is there.
     LinkSeen,
+    /// Others have changed the host's network.
+    HostChanged(BTreeSet<Trigger>),
     /// A wiring: with the sandbox's descriptor when the owner may want another try. Otherwise it is closed already:
     /// a held one keeps a dead sandbox's links alive.
     Wired {

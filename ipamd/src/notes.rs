@@ -65,6 +65,20 @@ pub fn record(note: &Note, metrics: &Metrics) {
                 warn!(reason = %error, "a step failed");
             }
         }
+        Note::Repaired { trigger, thing, reason, steps, first } => {
+            let (trigger, thing, reason) = (trigger.name(), thing.name(), reason.name());
+            metrics.repaired(trigger, thing, reason, *steps);
+            let first = ipamd_netlink::describe(first);
+            warn!(trigger, thing, reason, steps, first, "what others changed on the host is repaired");
+        }
+        Note::Broken { attachment, trigger } => {
+            let trigger = trigger.name();
+            metrics.broke(trigger);
+            warn!(attachment = %attachment.key, trigger, reason = "its host link is gone", "an attachment is broken until its DEL");
+        }
+        Note::Reported { kind, text } => {
+            warn!(kind = kind.name(), reason = text, "left alone on the host");
+        }
         Note::PassFailed { reconciler, cause } => warn!(reconciler, reason = cause, "a pass failed"),
         Note::Ready => info!("ready: ADD is served"),
     }

@@ -69,5 +69,6 @@ fn status(owner: &Owner, pool: eni_proto::debug::PoolCounts, about: &About, now:
         start: about.start.clone(),
         uptime_ms: u64::try_from((now - about.began).as_millis()).unwrap_or(u64::MAX),
         reconcilers: owner.reconcilers(),
+        host_reports: owner.host_reports().into_iter().map(|(kind, n)| (kind.to_owned(), n)).collect(),
     }
 }

@@ -24,6 +24,7 @@ use ipamd_core::owner::event::{Completion, EffectId};
 use ipamd_core::owner::{Owner, OwnerConfig};
 use ipamd_core::time::Timestamp;
 use ipamd_netlink::host::Host;
+use ipamd_netlink::monitor::Monitor;
 use ipamd_netlink::stats::Counters;
 use std::path::Path;
 use std::pin::Pin;
@@ -114,13 +115,15 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
     steps.done("lock");
     let Opened { store, stored, mut notes } = Store::open(&config.paths.store, &boot)?;
     notes.extend(limits::raise_descriptors(&config.sockets));
-    for note in &notes {
-        warn!("{note}");
-    }
     steps.done("store");
     let counters = Arc::new(Counters::default());
     let open = || Host::open(counters.clone()).map_err(StartError::Netlink);
     let mut host = open()?;
+    // Before the first look: what changes after it is told.
+    let monitor = Monitor::open(&host).inspect_err(|error| notes.push(unwatched(error))).ok();
+    for note in &notes {
+        warn!("{note}");
+    }
     let view = host.observe().map_err(StartError::Observe)?;
     let (owner, outcome) = Owner::restore(owner_config(config), stored, &view, &boot, clock::now())?;
     steps.done("host observed, records restored");
@@ -150,6 +153,9 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
         links: watch_links(&outer, &done),
         done: done.clone(),
     };
+    if let Some(monitor) = monitor {
+        watch_host(monitor, done.clone())?;
+    }
     let shell = Shell::new(owner, outcome, executors, metrics.clone());
     steps.done("threads");
     let about = About { began: steps.began, start: steps.done, notes };
@@ -180,6 +186,8 @@ fn owner_config(config: &Config) -> OwnerConfig {
         targets: config.capacity,
         poll: config.timing.poll,
         describe_period: config.timing.describe_period,
+        host_period: config.timing.host_period,
+        adopt_links: config.data_plane.adopt_links,
     }
 }
 
@@ -239,6 +247,23 @@ fn watch_links(
     let failed = |cause| warn!(reason = %cause, "links cannot be waited for");
     outer.spawn(ipamd_netlink::watch::links(told, seen, failed));
     wanted
+}
+
+fn unwatched(error: &impl std::error::Error) -> String {
+    let cause = error.source().map_or(String::new(), |source| format!(": {source}"));
+    format!("what others change on the host is found by its period alone: {error}{cause}")
+}
+
+/// The thread that watches the host's network, for as long as the process lives: nothing waits for its end.
+fn watch_host(mut monitor: Monitor, done: CompletionSender) -> Result<(), StartError> {
+    let watch = move || loop {
+        match monitor.next() {
+            Ok(triggers) => done.push(Finished::HostChanged(triggers)),
+            Err(error) => return warn!(reason = %unwatched(&error), "the host is not watched any more"),
+        }
+    };
+    let thread = std::thread::Builder::new().name("watch".to_owned()).spawn(watch);
+    thread.map(drop).map_err(|source| StartError::Thread { what: "the thread that watches the host", source })
 }
 
 /// Ready when one of the main loop's tasks has ended by itself, as none of them does: ipamd must not go on without it.

@@ -114,6 +114,7 @@ impl Shell {
         match finished {
             Finished::Effect { effect, completion } => self.completed(effect, completion),
             Finished::LinkSeen => self.handle(Event::LinkSeen),
+            Finished::HostChanged(triggers) => self.handle(Event::HostChanged(triggers)),
             Finished::Wired { effect, op, completion, sandbox } => {
                 if let Some(sandbox) = sandbox {
                     self.sandboxes.insert(op, sandbox);
@@ -229,6 +230,10 @@ impl Shell {
                 let refused = self.executors.host.submit(id, Job::Apply(steps), wake).err();
                 refused.map(|_| Completion::HostApplied(vec![step_queue_full("apply")]))
             }
+            EffectKind::CheckSandboxes(asked) => {
+                let refused = self.executors.host.submit(id, Job::CheckSandboxes(asked), wake).err();
+                refused.map(|_| Completion::SandboxesChecked(Vec::new()))
+            }
             EffectKind::ObserveCloud { tagged } => (!self.executors.cloud.observe(id, tagged))
                 .then(|| Completion::CloudObserved(Err("the cloud's queue is full".to_owned()))),
             EffectKind::Mutate(mutation) => {
@@ -262,7 +267,7 @@ fn is_failure(completion: &Completion) -> bool {
         Completion::CloudObserved(result) => result.is_err(),
         Completion::Mutated(result) => result.is_err(),
         Completion::HostApplied(failed) => !failed.is_empty(),
-        Completion::Reaped(_) => false,
+        Completion::Reaped(_) | Completion::SandboxesChecked(_) => false,
         Completion::Blank(_) | Completion::Skipped => true,
     }
 }

@@ -34,6 +34,9 @@ pub struct StatusView {
     pub uptime_ms: u64,
     /// Each reconciler's last pass.
     pub reconcilers: Vec<ReconcilerView>,
+    /// What on the host is not as it should be and is left alone, by kind; `reasons` has the words.
+    #[serde(default)]
+    pub host_reports: BTreeMap<String, usize>,
 }
 
 /// A step of the start sequence that is done.

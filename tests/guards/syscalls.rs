@@ -3,7 +3,7 @@
 //! Owns which threads' calls count: the main loop's, the store's and the netlink threads', which an operation waits for.
 //! The reaper works afterwards, for many at once.
 
-use crate::recording::{RECORDING, undisturbed};
+use crate::recording::{PODS, RECORDING, undisturbed};
 use crate::strace::Call;
 use std::ops::Range;
 
@@ -60,4 +60,22 @@ fn guard_the_daemons_system_calls_per_del() {
 fn guard_no_thread_of_the_daemon_spins() {
     let yields = RECORDING.calls.iter().filter(|call| call.name == "sched_yield").count();
     assert_eq!(yields, 0, "a thread that has nothing to do sleeps");
+}
+
+/// Calls per ADD or DEL of the thread that watches the host: a wake-up (poll, sleep), a read per notification (the pair,
+/// raised, its carrier, its alias), two that find nothing more.
+const WATCH_MOST: usize = 16;
+
+#[test]
+fn guard_what_watching_the_host_costs() {
+    for (what, phase) in ["ADD", "DEL"].iter().zip(RECORDING.phases()) {
+        let calls: Vec<&Call> =
+            phase.iter().filter(|call| call.thread == "watch" && !of_the_build(call)).collect();
+        println!("watching: {} system calls for {PODS} {what}s", calls.len());
+        assert!(calls.len() <= PODS * WATCH_MOST, "{what}: {calls:#?}");
+        let looks = phase.iter().filter(|call| call.thread.starts_with("host-")).count();
+        assert_eq!(looks, 0, "nothing of an {what} is taken for somebody else's change");
+    }
+    let all = RECORDING.calls.iter().filter(|call| call.thread == "watch").count();
+    assert!(all > PODS, "it listens: {all} calls");
 }

@@ -12,6 +12,7 @@ mod growth;
 mod instances;
 mod paths;
 mod process;
+mod repair;
 mod spoof;
 mod steering;
 mod store;

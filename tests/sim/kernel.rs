@@ -3,9 +3,9 @@
 
 use eni_proto::ids::{MacAddr, NetnsCookie};
 use ipamd_core::kernel::{
-    DYING_GROUP, ENI_GROUP, EniRouteView, Forward, HostAddressView, HostKernel, HostStep, HostStepError,
-    HostView, InetSettings, LinkView, NeighbourView, POD_INET, PROTOCOL, ReapLink, Reaped, RouteAction,
-    RouteView, RuleView, UnwireSpec, WireError, WireSpec,
+    Alias, DYING_GROUP, ENI_GROUP, EniRouteView, Forward, HostAddressView, HostKernel, HostStep,
+    HostStepError, HostView, InetSettings, LinkView, NeighbourView, POD_INET, PROTOCOL, ReapLink, Reaped,
+    RouteAction, RouteView, RuleView, Trigger, UnwireSpec, WireError, WireSpec,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,10 +27,13 @@ pub(crate) const WIRE_MESSAGES: usize = 5;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FakeKernel {
     host: Vec<LinkView>,
+    /// The links by the MAC that they were made with.
+    hardware: BTreeMap<MacAddr, u32>,
     addresses: Vec<HostAddressView>,
     pairs: BTreeMap<u32, Pair>,
     routes: Vec<RouteView>,
     eni_routes: Vec<EniRouteView>,
+    main_routes: Vec<EniRouteView>,
     rules: Vec<RuleView>,
     neighbours: Vec<NeighbourView>,
     nft: Option<String>,
@@ -57,14 +60,17 @@ impl FakeKernel {
             kind: String::new(),
             inet: InetSettings::default(),
         });
+        self.hardware.insert(mac, ifindex);
         ifindex
     }
 
     /// A hardware link goes away, with what is on it.
     pub(crate) fn remove_host_link(&mut self, mac: MacAddr) {
-        let gone: Vec<u32> = self.host.iter().filter(|l| l.mac == Some(mac)).map(|l| l.ifindex).collect();
-        self.host.retain(|l| l.mac != Some(mac));
+        let gone: Vec<u32> = self.hardware.remove(&mac).into_iter().collect();
+        self.host.retain(|l| !gone.contains(&l.ifindex));
+        self.eni_routes.retain(|r| !gone.contains(&r.ifindex));
         self.addresses.retain(|a| !gone.contains(&a.ifindex));
+        self.main_routes.retain(|r| !gone.contains(&r.ifindex));
     }
 
     /// An address on a host link.
@@ -100,6 +106,83 @@ impl FakeKernel {
     /// The group of a sandbox's host link.
     pub(crate) fn group_of(&self, ifindex: u32) -> Option<u32> {
         self.pairs.get(&ifindex).map(|pair| pair.view.group)
+    }
+
+    /// Somebody breaks something of the host, by number; what of it is told.
+    pub(crate) fn harm(&mut self, what: usize, which: usize, address: Option<Ipv4Addr>) -> Option<Trigger> {
+        let whole = |p: &&Pair| Alias::parse(&p.view.alias).is_some() && p.view.group != DYING_GROUP;
+        let pods: Vec<u32> = self.pairs.values().filter(whole).map(|p| p.view.ifindex).collect();
+        let pod = pods.get(which % pods.len().max(1)).copied();
+        let enis: Vec<u32> = self
+            .host
+            .iter()
+            .filter(|l| (ENI_GROUP + 2..ENI_GROUP + 0x80).contains(&l.group))
+            .map(|l| l.ifindex)
+            .collect();
+        let eni = enis.get(which % enis.len().max(1)).copied();
+        match what {
+            0 => self.rules.retain(|r| r.protocol != PROTOCOL),
+            1 => self.routes.clear(),
+            2 => self.eni_routes.clear(),
+            3 => self.neighbours.clear(),
+            4 => self.nft = None,
+            5 => self.link_mut(pod?)?.group = 77,
+            6 => self.link_mut(pod?)?.alias = "somebody's".to_owned(),
+            7 => self.link_mut(pod?)?.mac = Some(MacAddr([2, 7, 7, 7, 7, 7])),
+            8 => self.link_mut(pod?)?.inet = InetSettings::default(),
+            9 => self.link_mut(eni?)?.group = 0,
+            10 => self.link_mut(eni?)?.mac = Some(MacAddr([2, 7, 7, 7, 7, 8])),
+            11 => self.link_mut(eni?)?.name = "renamed".to_owned(),
+            12 => self.addresses.push(HostAddressView { ifindex: eni?, address: Ipv4Net::from(address?) }),
+            13 => {
+                let (table, destination) = (254, Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 16));
+                let route =
+                    EniRouteView { table, destination, gateway: None, ifindex: eni?, metric: 0, protocol: 2 };
+                self.main_routes.push(route);
+            }
+            _ => {
+                let mark = None;
+                self.rules.push(RuleView {
+                    priority: 100,
+                    table: 100,
+                    protocol: 4,
+                    mark,
+                    other_selector: true,
+                });
+            }
+        }
+        Some(match what {
+            0 | 14.. => Trigger::Rule,
+            1 | 2 | 13 => Trigger::Route,
+            3 => Trigger::Neighbour,
+            4 => Trigger::Nftables,
+            12 => Trigger::Address,
+            _ => Trigger::Link,
+        })
+    }
+
+    /// Whether a link has its alias and its route: what proves it whole after a restart.
+    pub(crate) fn is_whole(&self, ifindex: u32) -> bool {
+        let named = self.pairs.get(&ifindex).is_some_and(|p| Alias::parse(&p.view.alias).is_some());
+        named && self.routes.iter().any(|r| r.action == RouteAction::Device { ifindex })
+    }
+
+    /// Every ENI's link has its own MAC again.
+    pub(crate) fn heal_macs(&mut self) {
+        for (mac, ifindex) in self.hardware.clone() {
+            if let Some(link) = self.link_mut(ifindex) {
+                link.mac = Some(mac);
+            }
+        }
+    }
+
+    /// Somebody deletes a sandbox's link, its other end with it.
+    pub(crate) fn delete_pair(&mut self, ifindex: u32) -> bool {
+        let there = self.group_of(ifindex).is_some_and(|group| group != DYING_GROUP);
+        if there {
+            self.delete(ifindex);
+        }
+        there
     }
 
     fn delete(&mut self, ifindex: u32) {
@@ -222,8 +305,12 @@ impl HostKernel for FakeKernel {
         for link in links {
             match self.pairs.get(&link.ifindex) {
                 // Another attachment's: the one that is asked for is gone.
-                Some(pair) if !pair.view.alias.is_empty() && pair.view.alias != link.alias => {
+                Some(pair) if pair.view.alias != link.alias && Alias::parse(&pair.view.alias).is_some() => {
                     reaped.gone.push(link.ifindex);
+                }
+                // Somebody's alias: whose it is is not clear.
+                Some(pair) if pair.view.alias != link.alias && !pair.view.alias.is_empty() => {
+                    reaped.kept.push((link.ifindex, "another alias".to_owned()));
                 }
                 _ => {
                     self.delete(link.ifindex);
@@ -270,6 +357,22 @@ impl HostKernel for FakeKernel {
                         (link.group, link.inet, link.up) = (*group, *inet, link.up || *up);
                     }
                 }
+                HostStep::SetAlias { ifindex, alias } => {
+                    if let Some(link) = self.link_mut(*ifindex) {
+                        link.alias.clone_from(alias);
+                    }
+                }
+                HostStep::SetMac { ifindex, mac } => {
+                    if let Some(link) = self.link_mut(*ifindex) {
+                        link.mac = Some(*mac);
+                    }
+                }
+                HostStep::SetName { ifindex, name } => {
+                    if let Some(link) = self.link_mut(*ifindex) {
+                        link.name.clone_from(name);
+                    }
+                }
+                HostStep::DeleteMainRoute(route) => self.main_routes.retain(|r| r != route),
                 HostStep::SetMtu { ifindex, mtu } => {
                     if let Some(link) = self.link_mut(*ifindex) {
                         link.mtu = *mtu;
@@ -304,10 +407,13 @@ impl HostKernel for FakeKernel {
             addresses: self.addresses.clone(),
             pods_routes: self.routes.clone(),
             eni_routes: self.eni_routes.clone(),
+            main_routes: self.main_routes.clone(),
             rules: self.rules.clone(),
             neighbours: self.neighbours.clone(),
             nft: self.nft.clone(),
             forward: Forward::Open,
+            globals: None,
+            others: Vec::new(),
         })
     }
 }

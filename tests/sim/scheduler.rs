@@ -10,8 +10,9 @@ use eni_proto::reply;
 use eni_proto::request::Mode;
 use ipamd_core::capacity::Targets;
 use ipamd_core::cloud::EniObservation;
+use ipamd_core::host_net;
 use ipamd_core::invariant;
-use ipamd_core::kernel::{DYING_GROUP, FIRST_IFINDEX, HostKernel};
+use ipamd_core::kernel::{DYING_GROUP, FIRST_IFINDEX, HostKernel, Trigger};
 use ipamd_core::owner::event::{AddAsk, Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
 use ipamd_core::owner::{Owner, OwnerConfig};
 use ipamd_core::record::{AddressState, AttachmentState, EniState};
@@ -75,6 +76,8 @@ pub(crate) struct History {
     sandboxes: BTreeMap<u8, NetnsCookie>,
     next_cookie: u64,
     faults: bool,
+    /// Host links that somebody has deleted.
+    linkless: BTreeSet<u32>,
     trace: Vec<String>,
 }
 
@@ -121,6 +124,7 @@ impl History {
             sandboxes: BTreeMap::new(),
             next_cookie: 100,
             faults: !seed.is_multiple_of(4),
+            linkless: BTreeSet::new(),
             trace: Vec::new(),
         };
         history.take(outcome);
@@ -161,11 +165,46 @@ impl History {
             30..33 => self.hang_up(),
             33..60 => self.carry_out(),
             60..86 => self.report(),
-            86..93 => self.wake(),
+            86..90 => self.wake(),
+            90..93 => self.harm(),
             93..95 => self.kill_sandbox(),
             95..97 => self.leave_unread(),
             _ => self.crash(),
         }
+    }
+
+    /// Others break something of the host; mostly an event tells of it, else the period finds it.
+    fn harm(&mut self) {
+        let (what, which) = (self.dice.roll(16), self.dice.roll(8));
+        let trigger = if what == 15 {
+            self.delete_pair(which)
+        } else {
+            let addresses: Vec<Ipv4Addr> = self.owner.pool().addresses().map(|a| a.address).collect();
+            let address = (!addresses.is_empty()).then(|| addresses[self.dice.roll(addresses.len())]);
+            self.world.kernel.harm(what, which, address)
+        };
+        let Some(trigger) = trigger else { return };
+        if matches!(what, 1 | 6) {
+            // Route and alias prove a link whole: without them one that is not stored as live yet is undone by a restart.
+            let stored = &self.world.stored.attachments;
+            let live = |key: &AttachmentKey| {
+                stored.iter().any(|r| r.key == *key && r.state == AttachmentState::Live)
+            };
+            self.promises.retain(|key, _| live(key));
+        }
+        self.say(&format!("harm {what} {which} {trigger:?}"));
+        if self.dice.chance(70) {
+            self.send(Event::HostChanged(BTreeSet::from([trigger])));
+        }
+    }
+
+    /// Somebody deletes the link of a promise: its address stays its own, and its sandbox is without it.
+    fn delete_pair(&mut self, which: usize) -> Option<Trigger> {
+        let (key, promise) = self.promises.iter().nth(which)?;
+        let record = self.owner.attachment(key).filter(|r| r.netns_cookie == promise.cookie)?;
+        let ifindex = record.host_ifindex;
+        self.linkless.insert(ifindex);
+        self.world.kernel.delete_pair(ifindex).then_some(Trigger::Link)
     }
 
     fn send(&mut self, event: Event) {
@@ -221,7 +260,10 @@ impl History {
         let held = self.world.stored.addresses.iter().find(|a| a.address == address).expect("a record");
         assert!(matches!(&held.state, AddressState::Allocated { attachment } if *attachment == record.id()));
         let asked_last = self.asked.get(key) == Some(&cookie);
-        if asked_last && !self.undecided.contains(key) {
+        // Broken by others since it was wired: see `harm`.
+        let whole =
+            self.world.kernel.is_whole(record.host_ifindex) || !self.world.kernel.sandbox_lives(cookie);
+        if asked_last && whole && !self.undecided.contains(key) {
             self.promises.insert(key.clone(), Promise { cookie, address });
         }
     }
@@ -377,6 +419,8 @@ impl History {
     /// kill -9: what was in flight may or may not have been carried out, no completion arrives, memory is gone.
     fn crash(&mut self) {
         self.say("crash");
+        // Which ENI a link with another MAC is, nobody knows after a restart.
+        self.world.kernel.heal_macs();
         let flying = std::mem::take(&mut self.waiting);
         let mut store_open = true;
         for effect in flying {
@@ -451,7 +495,7 @@ impl History {
         );
         let routed = self.world.is_routed(promise.address);
         assert!(routed, "{key} has {}, which is on no attached ENI\n{:#?}", promise.address, self.trace);
-        if lives {
+        if lives && !self.linkless.contains(&record.host_ifindex) {
             let link = self
                 .world
                 .kernel
@@ -477,7 +521,7 @@ impl History {
         }
         for _ in 0..20_000 {
             if self.waiting.is_empty() && self.ended.is_empty() {
-                if self.at_rest() {
+                if self.at_rest() && self.host_is_whole() {
                     return;
                 }
                 self.now =
@@ -495,6 +539,12 @@ impl History {
             self.owner.health(),
             &self.trace[self.trace.len().saturating_sub(60)..]
         );
+    }
+
+    /// Nothing of what others broke is left, or has to be laid, but what they do not undo.
+    fn host_is_whole(&self) -> bool {
+        let view = self.world.kernel.observe().expect("the fake observes");
+        host_net::plan(&self.owner.wanted(), &view).is_empty()
     }
 
     fn at_rest(&mut self) -> bool {
@@ -532,6 +582,7 @@ fn name(kind: &EffectKind) -> &'static str {
         EffectKind::Reap(_) => "reap",
         EffectKind::ObserveHost => "observe host",
         EffectKind::ApplyHost(_) => "apply host",
+        EffectKind::CheckSandboxes(_) => "check sandboxes",
         EffectKind::ObserveCloud { .. } => "observe cloud",
         EffectKind::Mutate(mutation) => mutation.call(),
         EffectKind::WatchLinks(_) => "watch links",

@@ -9,8 +9,8 @@ use ipamd_core::cloud::{
     CloudError, CloudErrorKind, CloudObservation, EniAttachmentStatus, EniScope, Mutated, Mutation,
 };
 use ipamd_core::kernel::{HostKernel, HostStepError, WireError, WireStep};
-use ipamd_core::owner::event::{Completion, Effect, EffectKind};
-use ipamd_core::record::Stored;
+use ipamd_core::owner::event::{Completion, Effect, EffectKind, PathSight};
+use ipamd_core::record::{AttachmentId, Stored};
 use ipamd_core::time::Timestamp;
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
@@ -212,6 +212,18 @@ impl World {
                     failed.push(step_failed());
                 }
                 Completion::HostApplied(failed)
+            }
+            EffectKind::CheckSandboxes(asked) => {
+                let sight = |id: &AttachmentId| {
+                    let record = self.stored.attachments.iter().find(|r| r.id() == *id)?;
+                    Some(match self.kernel.sandbox_lives(record.netns_cookie) {
+                        true => PathSight::Namespace,
+                        false if fault == Fault::None => PathSight::Absent,
+                        false => PathSight::Unknown,
+                    })
+                };
+                let seen = asked.iter().filter_map(|(id, _)| Some((id.clone(), sight(id)?)));
+                Completion::SandboxesChecked(if refuse { Vec::new() } else { seen.collect() })
             }
             EffectKind::ObserveCloud { .. } if fault != Fault::None => {
                 Completion::CloudObserved(Err("EC2 is away".into()))

@@ -36,6 +36,8 @@ pub struct Options {
     pub poll_ms: u64,
     /// The time between its looks otherwise.
     pub describe_ms: u64,
+    /// The time between its looks at the host's network while nothing tells of a change.
+    pub host_ms: u64,
     /// Words that are added to the embedded VPC's command line.
     pub vpc_args: &'static [&'static str],
     /// Lines that are added to ipamd's configuration.
@@ -52,6 +54,7 @@ impl Default for Options {
             metrics_listen: "",
             poll_ms: 50,
             describe_ms: 30_000,
+            host_ms: 60_000,
             vpc_args: &[],
             config: String::new(),
         }
@@ -113,13 +116,14 @@ impl Node {
             serde_json::from_str(&line).unwrap_or_else(|e| panic!("embedded-vpc did not start: {e}"));
         let config = format!(
             "[paths]\nrun_dir = \"{}\"\n[cloud]\ncontrol = \"{}\"\n[pool]\ncooldown_ms = {}\n\
-             [metrics]\nlisten = \"{}\"\n[timing]\npoll_ms = {}\ndescribe_period_ms = {}\n[log]\nlevel = \"{}\"\n{}",
+             [metrics]\nlisten = \"{}\"\n[timing]\npoll_ms = {}\ndescribe_period_ms = {}\nhost_period_ms = {}\n[log]\nlevel = \"{}\"\n{}",
             run_dir.display(),
             control.display(),
             options.cooldown_ms,
             options.metrics_listen,
             options.poll_ms,
             options.describe_ms,
+            options.host_ms,
             options.log,
             options.config
         );

@@ -16,6 +16,9 @@ fn broken(source: &Source) -> Vec<String> {
         (_, "toml") => source.text.parse::<toml::Table>().err().map(|e| e.to_string()).into_iter().collect(),
         (Some("sysctl.d"), "conf") => sysctl(source),
         (Some("systemd"), "service") => unit(source),
+        (Some("network"), "network") => sections(source, &[("Match", None), ("Link", Some("Unmanaged=yes"))]),
+        (Some("conf.d"), "conf") => sections(source, &[("device-eni-cni-pods", Some("managed=0"))]),
+        (Some("rules.d"), "rules") => udev(source),
         _ => vec!["no form is known for it".to_owned()],
     };
     found.into_iter().map(|what| format!("{}: {what}", source.path)).collect()
@@ -111,6 +114,54 @@ fn unit(source: &Source) -> Vec<String> {
     broken
 }
 
+/// Sections of Key=value lines: these, each with its line.
+fn sections(source: &Source, wanted: &[(&str, Option<&str>)]) -> Vec<String> {
+    let (mut broken, mut found) = (Vec::new(), Vec::<(&str, Vec<&str>)>::new());
+    for (number, line) in lines(source) {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            found.push((name, Vec::new()));
+        } else if line.split_once('=').is_none_or(|(key, value)| key.is_empty() || value.is_empty()) {
+            broken.push(format!("line {number} is not Key=value"));
+        } else if let Some((_, lines)) = found.last_mut() {
+            lines.push(line);
+        } else {
+            broken.push(format!("line {number} is in no section"));
+        }
+    }
+    for (name, line) in wanted {
+        match found.iter().find(|(section, _)| section == name) {
+            None => broken.push(format!("[{name}] is missing")),
+            Some((_, lines)) if lines.is_empty() => broken.push(format!("[{name}] is empty")),
+            Some((_, lines)) if line.is_some_and(|line| !lines.contains(&line)) => {
+                broken.push(format!("[{name}] lacks {}", line.unwrap_or_default()));
+            }
+            Some(_) => {}
+        }
+    }
+    broken
+}
+
+/// Rules: matches and assignments, separated by commas; every GOTO has its LABEL.
+fn udev(source: &Source) -> Vec<String> {
+    let (mut broken, mut jumps, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, line) in lines(source) {
+        for part in line.split(", ") {
+            let operator = ["==", "!=", "="].into_iter().find_map(|o| part.split_once(o));
+            let quoted =
+                operator.and_then(|(key, value)| Some((key, value.strip_prefix('"')?.strip_suffix('"')?)));
+            match quoted {
+                Some(("GOTO", label)) => jumps.push(label),
+                Some(("LABEL", label)) => labels.push(label),
+                Some((key, _)) if key.starts_with(|c: char| c.is_ascii_uppercase()) => {}
+                _ => broken.push(format!("line {number}: {part:?} is no match and no assignment")),
+            }
+        }
+    }
+    let missing = jumps.iter().filter(|label| !labels.contains(label));
+    broken.extend(missing.map(|label| format!("there is no LABEL {label:?}")));
+    broken
+}
+
 #[test]
 fn tidy_conf_parses() {
     let files: Vec<Source> = sources::all().into_iter().filter(|s| s.path.starts_with("conf/")).collect();
@@ -123,6 +174,9 @@ fn tidy_conf_parses() {
 fn tidy_bad_conf_is_found() {
     for (path, text, count) in [
         ("conf/x.toml", "a = ", 1),
+        ("conf/systemd/network/x.network", "a=b\n[Match]\nName=x\n[Link]\nUnmanaged\n", 3),
+        ("conf/x/conf.d/x.conf", "[main]\nplugins=keyfile\n", 1),
+        ("conf/udev/rules.d/x.rules", "KERNEL==eni*, GOTO=\"end\"\n", 2),
         ("conf/x.yaml", "a: 1\n", 1),
         ("conf/20-x.conflist", r#"{"cniVersion": "1.0.0", "plugins": []}"#, 4),
         ("conf/05-x.conflist", "{", 1),

@@ -4,8 +4,10 @@
 //! them out without policy; a stateful fake there behaves as the kernel does. Does not own when or why.
 
 mod host;
+mod repair;
 
 pub use host::*;
+pub use repair::*;
 
 use eni_proto::ids::{Ifname, MacAddr, NetnsCookie};
 use serde::{Deserialize, Serialize};

@@ -35,6 +35,8 @@ pub(crate) struct Header {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// The port of who asked for it; of a notification, who made the change, or 0.
+    pub(crate) port: u32,
 }
 
 /// The messages in what one read returned.
@@ -47,6 +49,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (Header, &[u8])
             kind: u16::from_ne_bytes(header[4..6].try_into().ok()?),
             flags: u16::from_ne_bytes(header[6..8].try_into().ok()?),
             sequence: u32::from_ne_bytes(header[8..12].try_into().ok()?),
+            port: u32::from_ne_bytes(header[12..16].try_into().ok()?),
         };
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((read, body))

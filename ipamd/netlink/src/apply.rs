@@ -76,11 +76,16 @@ fn message_of(step: &HostStep) -> Option<Vec<u8>> {
         HostStep::DeleteRoute(route) => message::delete_route(route),
         HostStep::SetLink { ifindex, group, inet, up } => message::set_link(*ifindex, *group, *inet, *up),
         HostStep::SetNeighbour(neighbour) => message::neighbour(neighbour),
+        HostStep::SetAlias { ifindex, alias } => message::set_alias(*ifindex, alias),
+        HostStep::SetMac { ifindex, mac } => message::set_mac(*ifindex, *mac),
+        HostStep::SetName { ifindex, name } => message::set_name(*ifindex, name),
         HostStep::SetMtu { ifindex, mtu } => message::set_mtu(*ifindex, *mtu),
         HostStep::AddAddress(address) => message::new_address(address),
         HostStep::DeleteAddress(address) => message::delete_address(address),
         HostStep::AddEniRoute(route) => message::put_eni_route(route),
-        HostStep::DeleteEniRoute(route) => message::delete_eni_route(route),
+        HostStep::DeleteEniRoute(route) | HostStep::DeleteMainRoute(route) => {
+            message::delete_eni_route(route)
+        }
         HostStep::ReplaceNft { .. } | HostStep::AcceptForward(_) => return None,
     })
 }
@@ -88,9 +93,12 @@ fn message_of(step: &HostStep) -> Option<Vec<u8>> {
 fn is_fine(step: &HostStep, refusal: &Refusal) -> bool {
     match step {
         HostStep::AddRule { .. } | HostStep::AddAddress(_) => refusal.errno == libc::EEXIST,
-        HostStep::DeleteRule { .. } | HostStep::DeleteRoute(_) | HostStep::DeleteEniRoute(_) => {
-            matches!(refusal.errno, libc::ENOENT | libc::ESRCH)
-        }
+        HostStep::DeleteRule { .. }
+        | HostStep::DeleteRoute(_)
+        | HostStep::DeleteEniRoute(_)
+        | HostStep::DeleteMainRoute(_) => matches!(refusal.errno, libc::ENOENT | libc::ESRCH),
+        // It is being deleted, and has gone.
+        HostStep::SetAlias { .. } => refusal.errno == libc::ENODEV,
         HostStep::DeleteAddress(_) => matches!(refusal.errno, libc::EADDRNOTAVAIL | libc::ENODEV),
         _ => false,
     }

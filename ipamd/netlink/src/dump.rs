@@ -18,7 +18,7 @@ pub(crate) const RTM_NEWROUTE: u16 = 24;
 pub(crate) const RTM_NEWNEIGH: u16 = 28;
 pub(crate) const RTM_NEWRULE: u16 = 32;
 
-fn u32_of(value: &[u8]) -> Option<u32> {
+pub(crate) fn u32_of(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
 }
 
@@ -154,6 +154,20 @@ pub(crate) fn eni_route(body: &[u8]) -> Option<Option<EniRouteView>> {
     let ours = of_an_eni(table) && kind == UNICAST && protocol == PROTOCOL;
     let view = |ifindex| EniRouteView { table, destination, gateway, ifindex, metric, protocol };
     Some(oif.filter(|_| ours).map(view))
+}
+
+/// A route of the main table by a link; `Some(None)` is another one.
+pub(crate) fn main_route(body: &[u8]) -> Option<Option<EniRouteView>> {
+    const TABLE_MAIN: u32 = 254;
+    let Route { table, kind, destination, oif, gateway, metric, protocol, .. } = route(body)?;
+    let view = |ifindex| EniRouteView { table, destination, gateway, ifindex, metric, protocol };
+    Some(oif.filter(|_| table == TABLE_MAIN && kind == UNICAST).map(view))
+}
+
+/// What of a route tells whose it is: its table, protocol and link.
+pub(crate) fn route_place(body: &[u8]) -> Option<(u32, u8, Option<u32>)> {
+    let Route { table, oif, protocol, .. } = route(body)?;
+    Some((table, protocol, oif))
 }
 
 /// `struct fib_rule_hdr` and FRA_*.

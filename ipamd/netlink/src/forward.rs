@@ -18,6 +18,8 @@ use std::fs;
 use std::process::ExitStatus;
 use std::sync::atomic::Ordering;
 
+/// iptables-nft's filter table.
+pub(crate) const FILTER_TABLE: &str = "filter";
 const PROGRAM: &str = "iptables-nft";
 const LEGACY: &str = "iptables-legacy";
 /// The tables that iptables-legacy has in this thread's network namespace. Not there: the kernel has none of it.
@@ -120,10 +122,14 @@ fn drops(socket: &mut Socket) -> Result<bool, CallError> {
     Ok(policy == Some(NF_DROP))
 }
 
-/// What the kernel says of a chain of the filter table; `None` when it is not there.
 fn chain(socket: &mut Socket, name: &str) -> Result<Option<Vec<u8>>, CallError> {
+    chain_of(socket, FILTER_TABLE, name)
+}
+
+/// What the kernel says of a chain of an IPv4 table; `None` when it is not there.
+pub(crate) fn chain_of(socket: &mut Socket, table: &str, name: &str) -> Result<Option<Vec<u8>>, CallError> {
     let mut named = Vec::new();
-    nfnl::put_text(&mut named, NFTA_TABLE_NAME, "filter");
+    nfnl::put_text(&mut named, NFTA_TABLE_NAME, table);
     nfnl::put_text(&mut named, NFTA_CHAIN_NAME, name);
     match socket.get(nfnl::message(GET_CHAIN, NLM_F_ACK, nfnl::IPV4, 0, &named), NEW_CHAIN) {
         Ok(body) => Ok(Some(body)),

@@ -8,11 +8,11 @@ use crate::nft::{self, Memory};
 use crate::sandbox::{self, SandboxSocket, SandboxSocketError};
 use crate::socket::{CallError, Socket};
 use crate::stats::{Counters, Family};
-use crate::{apply, dump, forward, message, reap, wire};
+use crate::{apply, dump, forward, message, others, reap, wire};
 use eni_proto::ids::NetnsCookie;
 use ipamd_core::kernel::{
-    Alias, Forward, HostKernel, HostStep, HostStepError, HostView, ReapLink, Reaped, UnwireSpec, WireError,
-    WireSpec,
+    Alias, ENI_GROUP, Forward, HostKernel, HostStep, HostStepError, HostView, LinkView, MARK_MASK, ReapLink,
+    Reaped, UnwireSpec, WireError, WireSpec,
 };
 use std::collections::BTreeSet;
 use std::io;
@@ -97,6 +97,12 @@ impl Host {
         };
         let eni_routes = route.dump(&message::dump_our_routes(), dump::RTM_NEWROUTE, dump::eni_route);
         let eni_routes = eni_routes.map_err(|error| ("routes of the ENIs' tables", error))?;
+        let mut main_routes = Vec::new();
+        for eni in links.iter().filter(|link| is_secondary(link)) {
+            let by_it =
+                route.dump(&message::dump_main_routes(eni.ifindex), dump::RTM_NEWROUTE, dump::main_route);
+            main_routes.extend(by_it.map_err(|error| ("routes of the main table by an ENI", error))?);
+        }
         let rules = route.dump(&message::dump_rules(), dump::RTM_NEWRULE, |body| dump::rule(body).map(Some));
         let rules = rules.map_err(|error| ("rules", error))?;
         let neighbours = route.dump(&message::dump_neighbours(), dump::RTM_NEWNEIGH, dump::neighbour);
@@ -106,9 +112,26 @@ impl Host {
         neighbours.retain(|neighbour| ours.contains(&neighbour.ifindex));
         let handle = nft::table_handle(&mut self.netfilter).map_err(|error| ("nft table", error))?;
         let nft = nft::locked(&self.nft).known(handle);
-        let forward = Forward::Unknown;
-        Ok(HostView { links, addresses, pods_routes, eni_routes, rules, neighbours, nft, forward })
+        let others = others::look(&mut self.netfilter).map_err(|error| ("others' chains", error))?;
+        Ok(HostView {
+            links,
+            addresses,
+            pods_routes,
+            eni_routes,
+            main_routes,
+            rules,
+            neighbours,
+            nft,
+            forward: Forward::Unknown,
+            globals: others::globals(),
+            others,
+        })
     }
+}
+
+/// Whether a link is in a secondary ENI's group.
+fn is_secondary(link: &LinkView) -> bool {
+    (ENI_GROUP + 2..=ENI_GROUP + MARK_MASK).contains(&link.group)
 }
 
 impl HostKernel for Host {

@@ -14,9 +14,11 @@ mod forward;
 pub mod host;
 pub mod lock;
 mod message;
+pub mod monitor;
 pub mod netns;
 mod nfnl;
 mod nft;
+mod others;
 mod ours;
 mod program;
 mod reap;
@@ -26,3 +28,5 @@ pub mod stats;
 pub mod sys;
 pub mod watch;
 mod wire;
+
+pub use ours::describe;

@@ -198,10 +198,29 @@ pub(crate) fn raise_host_end(spec: &WireSpec, settings: InetSettings, inet6: boo
 
 /// The host end's alias, which the creating message would ignore.
 pub(crate) fn name_host_end(spec: &WireSpec) -> Vec<u8> {
+    set_alias(spec.ifindex, &spec.alias)
+}
+
+fn set_attribute(ifindex: u32, attribute: LinkAttribute) -> Vec<u8> {
     let mut link = LinkMessage::default();
-    link.header.index = spec.ifindex;
-    link.attributes = vec![LinkAttribute::IfAlias(spec.alias.clone())];
+    link.header.index = ifindex;
+    link.attributes = vec![attribute];
     bytes(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
+}
+
+/// A link's alias.
+pub(crate) fn set_alias(ifindex: u32, alias: &str) -> Vec<u8> {
+    set_attribute(ifindex, LinkAttribute::IfAlias(alias.to_owned()))
+}
+
+/// A link's MAC.
+pub(crate) fn set_mac(ifindex: u32, mac: MacAddr) -> Vec<u8> {
+    set_attribute(ifindex, LinkAttribute::Address(mac.0.to_vec()))
+}
+
+/// A link's name. Kernels before 6.2 refuse it of a link that is up.
+pub(crate) fn set_name(ifindex: u32, name: &str) -> Vec<u8> {
+    set_attribute(ifindex, LinkAttribute::IfName(name.to_owned()))
 }
 
 /// A link's group, settings and, when asked, up.
@@ -214,10 +233,7 @@ pub(crate) fn set_link(ifindex: u32, group: u32, settings: InetSettings, up: boo
 
 /// A link's group alone.
 pub(crate) fn set_group(ifindex: u32, group: u32) -> Vec<u8> {
-    let mut link = LinkMessage::default();
-    link.header.index = ifindex;
-    link.attributes = vec![LinkAttribute::Group(group)];
-    bytes(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
+    set_attribute(ifindex, LinkAttribute::Group(group))
 }
 
 /// The group of the link that has this name: with a number beside it, the kernel would rename instead of look up.

@@ -1,7 +1,8 @@
 //! Our nft table: laid by the nft program, looked at by nfnetlink.
 //!
 //! Owns running `nft -f -`, and the memory of what was laid. The memory holds while the table has the
-//! kernel's handle that it had then: a table that others removed and made anew has another. Does not write the text.
+//! kernel's handle that it had then (a table that others removed and made anew has another), and until the monitor says
+//! that a transaction of somebody else's has touched it. Does not write the text.
 
 use crate::answer::attributes;
 use crate::host::Host;
@@ -17,6 +18,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) const SUBSYSTEM: u16 = 10;
 const NEW_TABLE: u16 = nfnl::kind(SUBSYSTEM, 0);
 const GET_TABLE: u16 = nfnl::kind(SUBSYSTEM, 1);
+pub(crate) const NEW_GENERATION: u16 = nfnl::kind(SUBSYSTEM, 15);
+const GET_GENERATION: u16 = nfnl::kind(SUBSYSTEM, 16);
+const NFTA_GEN_ID: u16 = 1;
 pub(crate) const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_TABLE_HANDLE: u16 = 4;
 
@@ -34,17 +38,38 @@ pub(crate) enum NftError {
     Look(String),
 }
 
-/// What was laid last, and the kernel's handle of the table since.
+/// What was laid last.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    laid: Option<(u64, String)>,
+    laid: Option<Laid>,
+}
+
+#[derive(Debug)]
+struct Laid {
+    /// The kernel's handle of the table since.
+    handle: u64,
+    /// The generation of the ruleset that laying it made; none when somebody else's transaction came so close that ours
+    /// cannot be told from it.
+    generation: Option<u32>,
+    text: String,
 }
 
 impl Memory {
     /// The text of the table that has this handle, if it is known.
     pub(crate) fn known(&self, handle: Option<u64>) -> Option<String> {
-        let (laid, text) = self.laid.as_ref()?;
-        (Some(*laid) == handle).then(|| text.clone())
+        let laid = self.laid.as_ref()?;
+        (Some(laid.handle) == handle).then(|| laid.text.clone())
+    }
+
+    /// A transaction has touched our table: what is there is not known any more, unless it was ours. Without a generation
+    /// nobody knows whose it was. True when it was not ours.
+    pub(crate) fn touched(&mut self, generation: Option<u32>) -> bool {
+        let own = |laid: &Laid| laid.generation.is_some() && laid.generation == generation;
+        if self.laid.as_ref().is_some_and(own) {
+            return false;
+        }
+        self.laid = None;
+        true
     }
 }
 
@@ -59,13 +84,29 @@ pub(crate) fn replace(host: &mut Host, text: &str) -> Result<(), NftError> {
     let mut memory = locked(&memory);
     memory.laid = None;
     host.counters.nft_runs.fetch_add(1, Ordering::Relaxed);
+    let look = |error: CallError| NftError::Look(error.to_string());
+    let before = generation(&mut host.netfilter).map_err(look)?;
     run(text)?;
+    let after = generation(&mut host.netfilter).map_err(look)?;
+    let generation = (after == before.wrapping_add(1)).then_some(after);
     match table_handle(&mut host.netfilter) {
-        Ok(Some(handle)) => memory.laid = Some((handle, text.to_owned())),
+        Ok(Some(handle)) => memory.laid = Some(Laid { handle, generation, text: text.to_owned() }),
         Ok(None) => return Err(NftError::Look("it is not there".to_owned())),
         Err(error) => return Err(NftError::Look(error.to_string())),
     }
     Ok(())
+}
+
+/// The number of the ruleset's transactions.
+fn generation(socket: &mut Socket) -> Result<u32, CallError> {
+    let body = socket.get(nfnl::message(GET_GENERATION, NLM_F_ACK, nfnl::UNSPEC, 0, &[]), NEW_GENERATION)?;
+    generation_of(&body).ok_or(CallError::Malformed("a generation without its number"))
+}
+
+/// The number in a message that tells the generation.
+pub(crate) fn generation_of(body: &[u8]) -> Option<u32> {
+    let (_, id) = attributes(nfnl::attributes_of(body)).find(|(kind, _)| *kind == NFTA_GEN_ID)?;
+    Some(u32::from_be_bytes(id.try_into().ok()?))
 }
 
 /// The kernel's handle of our table; `None` when it is not there.

@@ -68,7 +68,7 @@ pub(crate) fn whose(link: &LinkView, alias: &str) -> Whose {
 }
 
 /// A host step in words.
-pub(crate) fn describe(step: &HostStep) -> String {
+pub fn describe(step: &HostStep) -> String {
     match step {
         HostStep::AddRule { priority, table, mark } => format!("add {}", rule(*priority, *table, *mark)),
         HostStep::DeleteRule { priority, table, mark } => {
@@ -79,13 +79,18 @@ pub(crate) fn describe(step: &HostStep) -> String {
             format!("delete the route {} metric {}", route.destination, route.metric)
         }
         HostStep::SetLink { ifindex, group, .. } => format!("set link {ifindex} (group {group:#x})"),
+        HostStep::SetAlias { ifindex, .. } => format!("give link {ifindex} its alias"),
+        HostStep::SetMac { ifindex, mac } => format!("give link {ifindex} its MAC {mac}"),
+        HostStep::SetName { ifindex, name } => format!("give link {ifindex} its name {name}"),
         HostStep::SetMtu { ifindex, mtu } => format!("set the MTU {mtu} of link {ifindex}"),
         HostStep::AddAddress(view) => format!("put the address {} on link {}", view.address, view.ifindex),
         HostStep::DeleteAddress(view) => {
             format!("take the address {} off link {}", view.address, view.ifindex)
         }
         HostStep::AddEniRoute(view) => format!("lay {}", eni_route(view)),
-        HostStep::DeleteEniRoute(view) => format!("delete {}", eni_route(view)),
+        HostStep::DeleteEniRoute(view) | HostStep::DeleteMainRoute(view) => {
+            format!("delete {}", eni_route(view))
+        }
         HostStep::SetNeighbour(view) => {
             format!("lay the neighbour {} of link {}", view.address, view.ifindex)
         }

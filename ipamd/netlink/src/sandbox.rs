@@ -6,7 +6,10 @@
 use crate::sys;
 use eni_proto::fdpass;
 use eni_proto::ids::NetnsCookie;
+use ipamd_core::owner::event::PathSight;
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -58,6 +61,19 @@ impl SandboxSocket {
     /// A descriptor of the sandbox's network namespace itself.
     pub(crate) fn netns(&self) -> io::Result<OwnedFd> {
         sys::socket_netns(self.fd.as_fd())
+    }
+}
+
+/// What the path says by which a runtime named a sandbox: only what lies on nsfs is believed to be a namespace. Without
+/// mount propagation the path of one that lives is a plain empty file.
+pub fn sight(path: &str) -> PathSight {
+    if !path.starts_with('/') {
+        return PathSight::Unknown;
+    }
+    match statfs(path) {
+        Ok(found) if found.filesystem_type() == NSFS_MAGIC => PathSight::Namespace,
+        Err(Errno::ENOENT) => PathSight::Absent,
+        Ok(_) | Err(_) => PathSight::Unknown,
     }
 }
 

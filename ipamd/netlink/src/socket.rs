@@ -1,6 +1,6 @@
 //! Talking netlink on a blocking socket: batches with every refusal read, answers and dumps that are whole or fail.
 //!
-//! Owns sequence numbers, acknowledgements, extended error texts, time-outs and interrupted dumps. Only the kernel's
+//! Owns the range of port numbers by which our own changes are told from others', sequence numbers, acknowledgements, extended error texts, time-outs and interrupted dumps. Only the kernel's
 //! answers are believed: whoever may send in a sandbox can send to its socket, too. Knows nothing of what the messages
 //! mean.
 
@@ -9,7 +9,7 @@ use crate::stats::{Counters, Family};
 use crate::sys;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recvmsg, send, setsockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvmsg, send, setsockopt,
     socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -31,7 +31,12 @@ pub(crate) const BATCH_MAX: usize = 32;
 /// The most requests of one send whose answer is a whole link (2 KiB with all its attributes).
 const GET_MAX: usize = 16;
 
-const SOL_NETLINK: i32 = 270;
+pub(crate) const SOL_NETLINK: i32 = 270;
+/// The upper half of our sockets' port numbers: above every process id, which is what the kernel gives first, and below
+/// the range it falls back to. A notification tells the port of who made the change.
+const OUR_PORTS: u32 = 0x0ec1 << 16;
+/// How often another port is tried.
+const PORT_TRIES: usize = 8;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
 /// Why a call failed.
@@ -299,12 +304,25 @@ fn open(family: Family) -> io::Result<OwnedFd> {
         Family::Netfilter => SockProtocol::NetlinkNetFilter,
     };
     let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+    for _ in 0..PORT_TRIES {
+        let lower = RandomState::new().hash_one(0) as u32 & 0xffff;
+        match bind(fd.as_raw_fd(), &NetlinkAddr::new(OUR_PORTS | lower, 0)) {
+            Ok(()) => break,
+            Err(Errno::EADDRINUSE) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     prepare(fd.as_fd())?;
     if family == Family::Route {
         const NETLINK_GET_STRICT_CHK: i32 = 12;
         sys::set_option(fd.as_fd(), SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)?;
     }
     Ok(fd)
+}
+
+/// Whether a port is of a socket of ours, or of an ipamd before.
+pub(crate) fn is_ours(port: u32) -> bool {
+    port & 0xffff_0000 == OUR_PORTS
 }
 
 /// A time-out for answers, and extended errors without the request's echo.
@@ -343,7 +361,7 @@ pub(crate) fn adopt(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// One read: its whole length, also of what did not fit, and whether the kernel has sent it.
-fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: MsgFlags) -> io::Result<(usize, bool)> {
+pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: MsgFlags) -> io::Result<(usize, bool)> {
     const KERNEL: u32 = 0;
     let mut parts = [IoSliceMut::new(buffer)];
     let read = recvmsg::<NetlinkAddr>(fd.as_raw_fd(), &mut parts, None, flags | MsgFlags::MSG_TRUNC)?;
@@ -393,7 +411,7 @@ fn read_until(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::sys::socket::{bind, getsockname, sendto};
+    use nix::sys::socket::{getsockname, sendto};
 
     /// A netlink socket on which processes may talk to each other, and its number.
     fn user_socket() -> (OwnedFd, u32) {

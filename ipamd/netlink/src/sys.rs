@@ -1,7 +1,7 @@
 //! The calls that have no safe form.
 //!
-//! Owns one ioctl, integer socket options and two calls of the C library's allocator, which are here because this is the
-//! one module of the daemon that may say `unsafe`.
+//! Owns one ioctl, integer socket options, a socket's packet filter, and two calls of the C library's allocator, which are
+//! here because this is the one module of the daemon that may say `unsafe`.
 
 #![allow(unsafe_code)]
 
@@ -51,4 +51,22 @@ pub fn give_memory_back() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Gives a socket a packet filter: messages for which it returns 0 are not queued.
+pub(crate) fn attach_filter(socket: BorrowedFd<'_>, program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
+    let size = mem::size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: `program` names a slice of `len` instructions; both outlive the call, and the kernel copies them.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

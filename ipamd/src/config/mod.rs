@@ -75,6 +75,8 @@ pub struct DataPlane {
     pub snat: bool,
     /// CIDRs treated as inside the VPC.
     pub extra_vpc_cidrs: Vec<Ipv4Net>,
+    /// Take off the secondary ENIs' links what others put there and what breaks ours.
+    pub adopt_links: bool,
 }
 
 /// The sockets' bounds.
@@ -100,6 +102,8 @@ pub struct Timing {
     pub describe_period: Duration,
     /// The time between two looks while something at EC2 is on its way.
     pub poll: Duration,
+    /// The time between two looks at the host's network while nothing tells of a change.
+    pub host_period: Duration,
     /// How long an end may take.
     pub drain: Duration,
 }

@@ -62,6 +62,7 @@ struct RawDataPlane {
     eni_mtu: u32,
     snat: bool,
     extra_vpc_cidrs: Vec<String>,
+    adopt_links: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -82,6 +83,7 @@ struct RawMetrics {
 struct RawTiming {
     describe_period_ms: u64,
     poll_ms: u64,
+    host_period_ms: u64,
     drain_ms: u64,
 }
 
@@ -135,7 +137,14 @@ impl Default for RawCapacity {
 
 impl Default for RawDataPlane {
     fn default() -> Self {
-        RawDataPlane { mtu: 9001, txqueuelen: 1000, eni_mtu: 0, snat: true, extra_vpc_cidrs: Vec::new() }
+        RawDataPlane {
+            mtu: 9001,
+            txqueuelen: 1000,
+            eni_mtu: 0,
+            snat: true,
+            extra_vpc_cidrs: Vec::new(),
+            adopt_links: true,
+        }
     }
 }
 
@@ -153,7 +162,7 @@ impl Default for RawMetrics {
 
 impl Default for RawTiming {
     fn default() -> Self {
-        RawTiming { describe_period_ms: 30_000, poll_ms: 2_000, drain_ms: 2_000 }
+        RawTiming { describe_period_ms: 30_000, poll_ms: 2_000, host_period_ms: 60_000, drain_ms: 2_000 }
     }
 }
 
@@ -240,6 +249,8 @@ impl Raw {
         let period = self.timing.describe_period_ms;
         let period = within("timing.describe_period_ms", period, 1_000, hour, "must be 1000 to 3600000")?;
         let poll = within("timing.poll_ms", self.timing.poll_ms, 10, 60_000, "must be 10 to 60000")?;
+        let host = self.timing.host_period_ms;
+        let host = within("timing.host_period_ms", host, 1_000, hour, "must be 1000 to 3600000")?;
         let warm = within("capacity.warm_enis", self.capacity.warm_enis, 0, 15, "must be 0 to 15")?;
         let minimum =
             within("capacity.minimum_ip", self.capacity.minimum_ip, 0, 10_000, "must be 0 to 10000")?;
@@ -266,12 +277,14 @@ impl Raw {
                 eni_mtu,
                 snat: self.data_plane.snat,
                 extra_vpc_cidrs: cidrs.collect::<Result<_, _>>()?,
+                adopt_links: self.data_plane.adopt_links,
             },
             sockets: Sockets { max_connections: seats, max_waiters: waiters },
             metrics: MetricsConfig { listen },
             timing: Timing {
                 describe_period: Duration::from_millis(period),
                 poll: Duration::from_millis(poll),
+                host_period: Duration::from_millis(host),
                 drain: Duration::from_millis(drain),
             },
             log: Log { level, format: self.log.format },
@@ -306,6 +319,7 @@ impl From<&Config> for Raw {
                 eni_mtu: config.data_plane.eni_mtu.unwrap_or(0),
                 snat: config.data_plane.snat,
                 extra_vpc_cidrs: cidrs,
+                adopt_links: config.data_plane.adopt_links,
             },
             sockets: RawSockets {
                 max_connections: config.sockets.max_connections,
@@ -315,6 +329,7 @@ impl From<&Config> for Raw {
             timing: RawTiming {
                 describe_period_ms: millis(config.timing.describe_period),
                 poll_ms: millis(config.timing.poll),
+                host_period_ms: millis(config.timing.host_period),
                 drain_ms: millis(config.timing.drain),
             },
             log: RawLog { level: config.log.level.clone(), format: config.log.format },

@@ -8,8 +8,9 @@ use crate::completions::{CompletionSender, Finished, Wake};
 use crate::queue::{Receiver, Sender, bounded};
 use ipamd_core::kernel::{HostKernel, HostStep, ReapLink, UnwireSpec, WireError, WireSpec};
 use ipamd_core::owner::event::{Completion, EffectId, OpId};
+use ipamd_core::record::AttachmentId;
 use ipamd_netlink::host::Host;
-use ipamd_netlink::sandbox::SandboxSocket;
+use ipamd_netlink::sandbox::{self, SandboxSocket};
 use std::thread::JoinHandle;
 
 /// The most jobs that wait for a thread: more than the connections that may have one each.
@@ -35,6 +36,8 @@ pub enum Job {
     Observe,
     /// Take steps on the host's own network.
     Apply(Vec<HostStep>),
+    /// Look at the paths of sandboxes.
+    CheckSandboxes(Vec<(AttachmentId, String)>),
 }
 
 /// A queue to one or several threads; they end when it is dropped.
@@ -85,6 +88,10 @@ fn carry_out(host: &mut Host, effect: EffectId, job: Job) -> Finished {
         Job::Reap(links) => Completion::Reaped(host.reap(&links)),
         Job::Observe => Completion::HostObserved(host.observe()),
         Job::Apply(steps) => Completion::HostApplied(host.apply(&steps)),
+        Job::CheckSandboxes(asked) => {
+            let seen = asked.into_iter().map(|(id, path)| (id, sandbox::sight(&path)));
+            Completion::SandboxesChecked(seen.collect())
+        }
     };
     Finished::Effect { effect, completion }
 }

@@ -109,6 +109,23 @@ struct OutcomeLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RepairLabels {
+    trigger: &'static str,
+    thing: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TriggerLabels {
+    trigger: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: Refused,
 }
@@ -142,6 +159,8 @@ pub struct Metrics {
     kept: Counter,
     reap_seconds: Histogram,
     host_steps: Family<OutcomeLabels, Counter>,
+    repairs: Family<RepairLabels, Counter>,
+    broken: Family<TriggerLabels, Counter>,
     refused: Family<ReasonLabels, Counter>,
     ec2_calls: Family<CallLabels, Counter>,
     netlink: Arc<Counters>,
@@ -169,6 +188,8 @@ impl Metrics {
             kept: Counter::default(),
             reap_seconds: seconds(),
             host_steps: Family::default(),
+            repairs: Family::default(),
+            broken: Family::default(),
             refused: Family::default(),
             ec2_calls: Family::default(),
             netlink,
@@ -204,6 +225,16 @@ impl Metrics {
             |outcome, n: usize| self.host_steps.get_or_create(&OutcomeLabels { outcome }).inc_by(n as u64);
         count(Outcome::Ok, steps.saturating_sub(failed));
         count(Outcome::Failed, failed);
+    }
+
+    /// Steps that were repairs.
+    pub fn repaired(&self, trigger: &'static str, thing: &'static str, reason: &'static str, steps: usize) {
+        self.repairs.get_or_create(&RepairLabels { trigger, thing, reason }).inc_by(steps as u64);
+    }
+
+    /// An attachment whose link is gone.
+    pub fn broke(&self, trigger: &'static str) {
+        self.broken.get_or_create(&TriggerLabels { trigger }).inc();
     }
 
     /// One change that was asked of EC2.
@@ -242,6 +273,8 @@ impl Metrics {
         put!(defs::KEPT_LINKS, self.kept);
         put!(defs::REAP_SECONDS, self.reap_seconds);
         put!(defs::HOST_STEPS, self.host_steps);
+        put!(defs::HOST_REPAIRS, self.repairs);
+        put!(defs::BROKEN, self.broken);
         put!(defs::REFUSED, self.refused);
         put!(defs::EC2_CHANGES, self.ec2_calls);
         let netlink = [
@@ -301,5 +334,10 @@ fn register_state(registry: &mut Registry, snapshot: &Snapshot) {
             passes.get_or_create(&ReconcilerLabels { reconciler: view.name.clone(), outcome }).inc_by(count);
         }
     }
+    let reports = Family::<KindLabels, Gauge>::default();
+    for (kind, count) in status.host_reports.clone() {
+        reports.get_or_create(&KindLabels { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    registry.register(defs::HOST_REPORTS.name, defs::HOST_REPORTS.help, reports);
     registry.register(defs::RECONCILER_PASSES.name, defs::RECONCILER_PASSES.help, passes);
 }

@@ -18,13 +18,13 @@ use std::net::Ipv4Addr;
 /// An ENI whose link is there, or the primary.
 pub(super) struct Laid<'a> {
     pub(super) record: &'a EniRecord,
-    link: Option<&'a LinkView>,
+    pub(super) link: Option<&'a LinkView>,
 }
 
 /// The ENIs to lay, by number. One whose link is not there yet (or any more) is not steered to; the primary is in it
 /// all the same: what is its own needs no link.
 pub(super) fn laid<'a>(wanted: &'a Wanted, observed: &'a HostView) -> BTreeMap<u32, Laid<'a>> {
-    let links = find_links(&wanted.enis, observed);
+    let links = find_links(wanted, observed);
     let find = |record: &EniRecord| {
         let (ifindex, _) = links.get(&record.mac)?;
         observed.links.iter().find(|l| l.ifindex == *ifindex)
@@ -71,6 +71,10 @@ pub(super) fn ensure(
 ) {
     for (k, eni) in enis {
         let Some(link) = eni.link else { continue };
+        if link.mac != Some(eni.record.mac) {
+            let step = HostStep::SetMac { ifindex: link.ifindex, mac: eni.record.mac };
+            plan.push(Planned { step, reason: Reason::Differs });
+        }
         super::ensure_link(link, ENI_GROUP + k, ENI_INET, plan);
         if *k == 1 {
             continue;
@@ -107,7 +111,12 @@ pub(super) fn ensure(
 }
 
 /// What is left of ENIs that are gone, and rules that are nobody's: to be taken after nft sends nothing there.
-pub(super) fn remove(enis: &BTreeMap<u32, Laid<'_>>, observed: &HostView, plan: &mut Vec<Planned>) {
+pub(super) fn remove(
+    all: &Wanted,
+    enis: &BTreeMap<u32, Laid<'_>>,
+    observed: &HostView,
+    plan: &mut Vec<Planned>,
+) {
     if !enis.contains_key(&1) {
         return;
     }
@@ -131,7 +140,8 @@ pub(super) fn remove(enis: &BTreeMap<u32, Laid<'_>>, observed: &HostView, plan: 
     for link in &observed.links {
         let kept = enis.values().any(|eni| eni.link.is_some_and(|l| l.ifindex == link.ifindex));
         let of_an_eni = (ENI_GROUP + 1..=ENI_GROUP + MARK_MASK).contains(&link.group);
-        if kept || !of_an_eni {
+        // A pod's link that somebody put into such a group gets its own back, elsewhere.
+        if kept || !of_an_eni || all.links.contains(&link.ifindex) {
             continue;
         }
         let own = |a: &&HostAddressView| a.ifindex == link.ifindex && a.address.prefix_len() == 32;

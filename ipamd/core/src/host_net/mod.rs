@@ -1,20 +1,25 @@
 //! What the host's own network should look like, and the steps from what it looks like to that.
 //!
-//! Owns the planner: rules, base routes, pods' routes, neighbours, the ENIs' links, addresses and tables, the nft table
-//! and the accept rules where the filter table drops, from the owner's view of ENIs, addresses and live attachments.
+//! Owns the planner: rules, base routes, pods' links, routes and neighbours, the ENIs' links, addresses and tables, the
+//! nft table and the accept rules where the filter table drops, from the owner's view of ENIs, addresses and live
+//! attachments; what others add that breaks it (`foreign`) and which of the steps are repairs (`repairs`).
 //! Every step is idempotent, so a plan made from an observation that is a little old does no harm. Does not wire or
 //! take off a sandbox, and plans nothing for an attachment that is being added or is dying; which ENIs are to be laid
 //! the owner says. Executors take the steps; they decide nothing.
 
 pub mod eni;
+pub mod foreign;
 pub mod nft;
+mod pod;
+
+pub use pod::{LinkSight, sight};
 
 use crate::kernel::{
-    Alias, BASE_ROUTE_METRIC, DYING_GROUP, Forward, HostStep, HostView, InetSettings, LinkView,
-    NeighbourView, POD_GROUP, POD_INET, PROTOCOL, RouteAction, RouteView,
+    Alias, BASE_ROUTE_METRIC, DYING_GROUP, FIRST_IFINDEX, Forward, HostStep, HostView, InetSettings,
+    LinkView, POD_GROUP, PROTOCOL, RouteAction, RouteView,
 };
 use crate::record::EniRecord;
-use eni_proto::ids::MacAddr;
+use eni_proto::ids::{Ifname, MacAddr};
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -24,10 +29,14 @@ use std::net::Ipv4Addr;
 pub struct Wanted {
     /// The ENIs that are in use: each whose link is there is laid.
     pub enis: Vec<EniRecord>,
+    /// The link that each ENI had at the last look, by its MAC: one whose MAC was changed since is found by it.
+    pub known_links: BTreeMap<MacAddr, u32>,
     /// Every address that the ENIs hold, their primaries excepted: each has a base route.
     pub addresses: BTreeSet<Ipv4Addr>,
     /// The attachments that are live.
     pub pods: Vec<WantedPod>,
+    /// Those that are dying: their links get nothing back but the alias, without which nobody deletes them.
+    pub dying: Vec<WantedPod>,
     /// ifindexes of attachments in any state: routes by other links of the pods table are nobody's.
     pub links: BTreeSet<u32>,
     /// The CIDRs that are inside the VPC: not masqueraded.
@@ -36,6 +45,8 @@ pub struct Wanted {
     pub snat: bool,
     /// The MTU of the secondary ENIs' links; none leaves it as it is. The primary's is the system's.
     pub eni_mtu: Option<u32>,
+    /// Take off the secondary ENIs' links what others put there and what breaks ours.
+    pub adopt_links: bool,
 }
 
 /// One live attachment's part on the host.
@@ -43,6 +54,12 @@ pub struct Wanted {
 pub struct WantedPod {
     /// The host link.
     pub ifindex: u32,
+    /// Its name.
+    pub name: Ifname,
+    /// Its MAC: the sandbox's permanent neighbour.
+    pub mac: MacAddr,
+    /// Its alias.
+    pub alias: String,
     /// Its ENI's number; none while that ENI is not known: the link's group stays what it is.
     pub eni_number: Option<u32>,
     /// The sandbox's addresses.
@@ -69,26 +86,52 @@ pub enum Reason {
     Differs,
     /// Nothing of ours needs it any more.
     Unneeded,
+    /// Somebody else put it there, and it breaks ours.
+    Foreign,
 }
 
-/// Finds each ENI's link by its MAC. A host end of ours never counts, whatever its MAC; what else shares it (a VLAN, a
-/// bridge) comes after the hardware. An alias of somebody else's does not hide one.
-pub fn find_links(enis: &[EniRecord], observed: &HostView) -> BTreeMap<MacAddr, (u32, String)> {
-    let wanted: BTreeSet<MacAddr> = enis.iter().map(|e| e.mac).collect();
-    let links = observed.links.iter().filter(|l| !is_pod_group(l.group) && Alias::parse(&l.alias).is_none());
-    let mut found: Vec<&LinkView> =
-        links.filter(|l| l.mac.is_some_and(|mac| wanted.contains(&mac))).collect();
+impl Reason {
+    /// Its name, as logs and metrics show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Missing => "missing",
+            Reason::Differs => "differs",
+            Reason::Unneeded => "unneeded",
+            Reason::Foreign => "foreign",
+        }
+    }
+}
+
+/// Finds each ENI's link by its MAC, else by the number that it had when it was seen last. A host end of ours never
+/// counts, whatever its MAC; what else shares it (a VLAN, a bridge) comes after the hardware. An alias of somebody else's
+/// does not hide one.
+pub fn find_links(wanted: &Wanted, observed: &HostView) -> BTreeMap<MacAddr, (u32, String)> {
+    let macs: BTreeSet<MacAddr> = wanted.enis.iter().map(|e| e.mac).collect();
+    let links = observed.links.iter().filter(|l| !is_host_end(l) && !wanted.links.contains(&l.ifindex));
+    let has_one = |l: &&LinkView| l.mac.is_some_and(|mac| macs.contains(&mac));
+    let (mut found, others): (Vec<&LinkView>, Vec<&LinkView>) = links.partition(has_one);
     let rank = |l: &LinkView| match l.kind.as_str() {
         "" => 0,
         "veth" => 1,
         _ => 2,
     };
     found.sort_by_key(|l| (std::cmp::Reverse(rank(l)), std::cmp::Reverse(l.ifindex)));
-    found.into_iter().filter_map(|l| Some((l.mac?, (l.ifindex, l.name.clone())))).collect()
+    let mut found: BTreeMap<MacAddr, (u32, String)> =
+        found.into_iter().filter_map(|l| Some((l.mac?, (l.ifindex, l.name.clone())))).collect();
+    for mac in macs {
+        let known = wanted.known_links.get(&mac);
+        if let Some(link) = others.iter().find(|l| Some(&l.ifindex) == known) {
+            found.entry(mac).or_insert_with(|| (link.ifindex, link.name.clone()));
+        }
+    }
+    found
 }
 
-fn is_pod_group(group: u32) -> bool {
-    group == DYING_GROUP || (POD_GROUP..POD_GROUP + 0x80).contains(&group)
+/// Whether a link is the host end of a pod: by its alias, or by its group and a number of ours. An ENI's link that
+/// somebody put into such a group has no such number.
+fn is_host_end(link: &LinkView) -> bool {
+    let group = link.group == DYING_GROUP || (POD_GROUP..POD_GROUP + 0x80).contains(&link.group);
+    Alias::parse(&link.alias).is_some() || (group && link.ifindex >= FIRST_IFINDEX)
 }
 
 /// The steps from `observed` to `wanted`. Pods' routes that nobody needs go first; then what is missing comes, table
@@ -96,13 +139,17 @@ fn is_pod_group(group: u32) -> bool {
 pub fn plan(wanted: &Wanted, observed: &HostView) -> Vec<Planned> {
     let mut plan = Vec::new();
     let enis = eni::laid(wanted, observed);
+    foreign::remove(wanted, &enis, observed, &mut plan);
     let primary = enis.get(&1).map(|e| e.record.primary);
     let prefsrc = primary.filter(|p| observed.addresses.iter().any(|a| a.address.addr() == *p));
     remove_routes(wanted, observed, &mut plan);
     ensure_base_routes(wanted, observed, &mut plan);
     eni::ensure(wanted, &enis, observed, &mut plan);
     for pod in &wanted.pods {
-        ensure_pod(pod, primary.map(|_| prefsrc), observed, &mut plan);
+        pod::ensure(pod, primary.map(|_| prefsrc), observed, &mut plan);
+    }
+    for pod in &wanted.dying {
+        pod::ensure_alias(pod, observed, &mut plan);
     }
     if let Forward::Drops { chain, accepted: false } = observed.forward {
         plan.push(Planned { step: HostStep::AcceptForward(chain), reason: Reason::Missing });
@@ -118,7 +165,7 @@ pub fn plan(wanted: &Wanted, observed: &HostView) -> Vec<Planned> {
             plan.push(Planned { step: HostStep::ReplaceNft { text }, reason });
         }
     }
-    eni::remove(&enis, observed, &mut plan);
+    eni::remove(wanted, &enis, observed, &mut plan);
     plan
 }
 
@@ -164,40 +211,19 @@ fn ensure_link(link: &LinkView, group: u32, inet: InetSettings, plan: &mut Vec<P
     }
 }
 
-/// `prefsrc` is the preferred source that its routes should have; none while the primary ENI is not known: any is right.
-fn ensure_pod(
-    pod: &WantedPod,
-    prefsrc: Option<Option<Ipv4Addr>>,
-    observed: &HostView,
-    plan: &mut Vec<Planned>,
-) {
-    let Some(link) = observed.links.iter().find(|l| l.ifindex == pod.ifindex) else { return };
-    if link.group == DYING_GROUP {
-        return;
+/// Which of a plan's steps are repairs: what had been laid and is not as it was. A step that `before`, what was wanted when
+/// a plan was last taken whole, would have asked for as well; and every step on a pod, whose ADD has laid it.
+pub fn repairs(wanted: &Wanted, before: &Wanted, observed: &HostView, plan: &[Planned]) -> Vec<Planned> {
+    let (pods, dying, links) = (wanted.pods.clone(), wanted.dying.clone(), wanted.links.clone());
+    let before = Wanted { pods, dying, links, ..before.clone() };
+    if before == *wanted {
+        return plan.to_vec();
     }
-    ensure_link(link, pod.eni_number.map_or(link.group, |k| POD_GROUP + k), POD_INET, plan);
-    for address in &pod.addresses {
-        let neighbour =
-            NeighbourView { ifindex: pod.ifindex, address: *address, mac: pod.sandbox_mac, permanent: true };
-        if !observed.neighbours.contains(&neighbour) {
-            plan.push(Planned { step: HostStep::SetNeighbour(neighbour), reason: Reason::Missing });
-        }
-        let route = RouteView {
-            destination: Ipv4Net::from(*address),
-            metric: 0,
-            action: RouteAction::Device { ifindex: pod.ifindex },
-            prefsrc: prefsrc.flatten(),
-            protocol: PROTOCOL,
-        };
-        let right = |r: &RouteView| RouteView { prefsrc: prefsrc.unwrap_or(r.prefsrc), ..*r } == *r;
-        let there = |r: &RouteView| RouteView { prefsrc: r.prefsrc, ..route } == *r && right(r);
-        if !observed.pods_routes.iter().any(there) {
-            plan.push(Planned { step: HostStep::AddRoute(route), reason: Reason::Missing });
-        }
-    }
+    let due = self::plan(&before, observed);
+    plan.iter().filter(|planned| due.contains(planned)).cloned().collect()
 }
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use crate::record::EniState;
 use proptest::prelude::*;
 
 /// What a plan's steps make of a host.
-pub(super) fn take(view: &mut HostView, plan: &[Planned]) {
+pub(crate) fn take(view: &mut HostView, plan: &[Planned]) {
     for planned in plan {
         step(view, &planned.step);
     }
@@ -42,6 +42,16 @@ fn step(view: &mut HostView, step: &HostStep) {
             let link = view.links.iter_mut().find(|l| l.ifindex == *ifindex).unwrap();
             (link.group, link.inet, link.up) = (*group, *inet, link.up || *up);
         }
+        HostStep::SetAlias { ifindex, alias } => {
+            view.links.iter_mut().find(|l| l.ifindex == *ifindex).unwrap().alias.clone_from(alias);
+        }
+        HostStep::SetMac { ifindex, mac } => {
+            view.links.iter_mut().find(|l| l.ifindex == *ifindex).unwrap().mac = Some(*mac);
+        }
+        HostStep::SetName { ifindex, name } => {
+            view.links.iter_mut().find(|l| l.ifindex == *ifindex).unwrap().name.clone_from(name);
+        }
+        HostStep::DeleteMainRoute(route) => view.main_routes.retain(|r| r != route),
         HostStep::SetMtu { ifindex, mtu } => {
             view.links.iter_mut().find(|l| l.ifindex == *ifindex).unwrap().mtu = *mtu;
         }
@@ -135,6 +145,9 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
             let address = |pod: u32| Ipv4Addr::new(10, 0, 9, pod as u8);
             let pod = |(pod, k): (u32, u32)| WantedPod {
                 ifindex: 100 + pod,
+                name: format!("l{}", 100 + pod).parse().unwrap(),
+                mac: MacAddr([2, 9, 0, 0, 0, pod as u8]),
+                alias: "eni1 1f c eth0 1 vpc".into(),
                 eni_number: (k > 1).then_some(k),
                 addresses: BTreeSet::from([address(pod)]),
                 sandbox_mac: MacAddr([2, 8, 0, 0, 0, pod as u8]),
@@ -149,6 +162,9 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                 vpc_cidrs: cidrs.into_iter().map(|n| format!("10.{n}.0.0/16").parse().unwrap()).collect(),
                 snat,
                 eni_mtu,
+                known_links: BTreeMap::new(),
+                dying: Vec::new(),
+                adopt_links: true,
             }
         },
     )

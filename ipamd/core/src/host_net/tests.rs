@@ -27,6 +27,9 @@ fn wanted() -> Wanted {
         addresses: BTreeSet::from([POD, SPARE]),
         pods: vec![WantedPod {
             ifindex: POD_LINK,
+            name: format!("link{POD_LINK}").parse().unwrap(),
+            mac: MacAddr([2, 0, 0, 0, 0, 8]),
+            alias: "eni1 1f c1 eth0 1 vpc".into(),
             eni_number: Some(1),
             addresses: BTreeSet::from([POD]),
             sandbox_mac: MacAddr([2, 0, 0, 0, 0, 9]),
@@ -35,6 +38,9 @@ fn wanted() -> Wanted {
         vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
         snat: true,
         eni_mtu: None,
+        known_links: BTreeMap::new(),
+        dying: Vec::new(),
+        adopt_links: true,
     }
 }
 
@@ -298,9 +304,139 @@ fn what_shares_an_enis_mac_is_not_its_link() {
     let hardware = LinkView { kind: String::new(), ..link(40, 1) };
     let vlan = LinkView { kind: "vlan".into(), ..link(1, 1) };
     view.links.extend([hardware, vlan]);
-    assert_eq!(find_links(&wanted().enis, &view).values().next().unwrap().0, 40);
+    assert_eq!(find_links(&wanted(), &view).values().next().unwrap().0, 40);
     for one in &mut view.links {
         one.alias = "uplink".into();
     }
-    assert_eq!(find_links(&wanted().enis, &view).values().next().unwrap().0, 40, "an alias hides nothing");
+    assert_eq!(find_links(&wanted(), &view).values().next().unwrap().0, 40, "an alias hides nothing");
+}
+
+#[test]
+fn what_others_do_to_a_pods_link_is_undone_and_another_attachments_link_is_left() {
+    let mut whole = bare();
+    let first = plan(&wanted(), &whole);
+    take(&mut whole, &first);
+    let changes: [fn(&mut LinkView); 4] = [
+        |l| l.alias = "theirs".into(),
+        |l| l.mac = Some(MacAddr([2, 7, 7, 7, 7, 7])),
+        |l| l.name = "theirs0".into(),
+        |l| l.group = ENI_GROUP + 3,
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut view = whole.clone();
+        change(&mut view.links[1]);
+        let repair = plan(&wanted(), &view);
+        assert_eq!(repair.len(), 1, "{number}: {repair:?}");
+        take(&mut view, &repair);
+        assert_eq!(view, whole, "{number}");
+    }
+    let mut view = whole.clone();
+    view.links[1].alias = "eni1 1f c2 eth0 2 vpc".into();
+    assert_eq!(plan(&wanted(), &view), [], "its number is another's by now");
+    let gone = |view: &HostView| {
+        let pod = wanted().pods.remove(0);
+        sight(pod.ifindex, &pod.alias, pod.name.as_str(), pod.mac, view) == LinkSight::Gone
+    };
+    assert!(gone(&view) && !gone(&whole));
+    view.links[1].alias = String::new();
+    (view.links[1].name, view.links[1].mac) = ("theirs0".into(), None);
+    assert!(!gone(&view), "changed in everything it is not taken for gone");
+}
+
+#[test]
+fn a_dying_link_gets_its_alias_back_and_nothing_else() {
+    let (mut all, mut view) = (wanted(), bare());
+    let first = plan(&all, &view);
+    take(&mut view, &first);
+    all.dying = std::mem::take(&mut all.pods);
+    let link = &mut view.links[1];
+    (link.group, link.inet, link.alias) = (DYING_GROUP, InetSettings::default(), "theirs".into());
+    let repair = plan(&all, &view);
+    let alias = all.dying[0].alias.clone();
+    assert_eq!(steps(&repair), [&HostStep::SetAlias { ifindex: POD_LINK, alias }]);
+    view.links[1].alias = String::new();
+    assert_eq!(plan(&all, &view), [], "one that never had one is known by its name");
+}
+
+#[test]
+fn an_eni_whose_mac_was_changed_is_known_by_its_number() {
+    let (mut wanted, whole) = three();
+    let links = find_links(&wanted, &whole);
+    wanted.known_links = links.into_iter().map(|(mac, (ifindex, _))| (mac, ifindex)).collect();
+    let mut view = whole.clone();
+    view.links[2].mac = Some(MacAddr([2, 7, 7, 7, 7, 7]));
+    let repair = plan(&wanted, &view);
+    assert_eq!(steps(&repair), [&HostStep::SetMac { ifindex: 3, mac: secondary(2).mac }]);
+    // An ENI's link in a pod's group is an ENI's all the same.
+    view = whole.clone();
+    view.links[2].group = POD_GROUP + 1;
+    let repair = plan(&wanted, &view);
+    assert!(matches!(steps(&repair)[..], [HostStep::SetLink { ifindex: 3, .. }]), "{repair:?}");
+}
+
+#[test]
+fn foreign_additions_are_taken_off_secondary_enis_alone() {
+    let (mut wanted, whole) = three();
+    let on = |ifindex| HostAddressView { ifindex, address: Ipv4Net::new_assert(SPARE, 24) };
+    let connected = crate::kernel::EniRouteView {
+        table: 254,
+        destination: "10.0.2.0/24".parse().unwrap(),
+        gateway: None,
+        ifindex: 3,
+        metric: 0,
+        protocol: 2,
+    };
+    let by_gateway = crate::kernel::EniRouteView { gateway: Some(PRIMARY), ..connected };
+    let mut view = whole.clone();
+    view.addresses.extend([on(3), on(2)]);
+    view.main_routes.extend([connected, by_gateway]);
+    let repair = plan(&wanted, &view);
+    let expected = [HostStep::DeleteAddress(on(3)), HostStep::DeleteMainRoute(connected)];
+    assert_eq!(steps(&repair), expected.iter().collect::<Vec<_>>());
+    assert!(repair.iter().all(|p| p.reason == Reason::Foreign));
+    let told = foreign::reports(&wanted, &view);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(foreign::withheld(&wanted, &view), BTreeSet::from([SPARE]));
+    wanted.adopt_links = false;
+    assert_eq!(plan(&wanted, &view), [], "it may be switched off");
+    assert_eq!(foreign::reports(&wanted, &view).len(), 3);
+}
+
+#[test]
+fn rules_that_come_before_ours_are_told_and_left() {
+    let (wanted, mut view) = three();
+    let selecting = |priority, mark| RuleView { mark, other_selector: true, ..rule(priority, 100, 4) };
+    view.rules.extend([
+        selecting(100, None),
+        selecting(1536, None),
+        selecting(9, Some(Mark { value: 0x200, mask: 0xf00 })),
+        rule(100, 255, 2),
+        rule(2000, 100, 4),
+    ]);
+    assert_eq!(plan(&wanted, &view), []);
+    let told = foreign::reports(&wanted, &view);
+    assert!(told.len() == 2 && told[0].text.contains("rule 100 "), "{told:?}");
+    view.globals =
+        Some(crate::kernel::GlobalSettings { forwarding: false, send_redirects: true, rp_filter: 2 });
+    view.others.push("another CNI".into());
+    let kinds: Vec<foreign::ReportKind> = foreign::reports(&wanted, &view).iter().map(|r| r.kind).collect();
+    use foreign::ReportKind::{Cni, Rule, Setting};
+    assert_eq!(kinds, [Rule, Rule, Setting, Setting, Setting, Cni]);
+}
+
+#[test]
+fn a_repair_is_what_was_wanted_before_too() {
+    let (before, whole) = three();
+    let mut wanted = before.clone();
+    wanted.addresses.insert(Ipv4Addr::new(10, 0, 1, 99));
+    let mut view = whole.clone();
+    view.rules.retain(|r| r.priority != 512);
+    let plan = plan(&wanted, &view);
+    assert_eq!(plan.len(), 2);
+    let made = repairs(&wanted, &before, &view, &plan);
+    assert!(
+        matches!(made[..], [Planned { step: HostStep::AddRule { .. }, reason: Reason::Missing }]),
+        "{made:?}"
+    );
+    assert_eq!(repairs(&wanted, &wanted.clone(), &view, &plan), plan);
 }

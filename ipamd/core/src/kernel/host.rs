@@ -32,7 +32,7 @@ pub struct LinkView {
 }
 
 /// Per-link IPv4 settings (IFLA_INET_CONF), as far as we set them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 pub struct InetSettings {
     /// `forwarding`.
     pub forwarding: bool,
@@ -48,7 +48,7 @@ pub const ENI_INET: InetSettings = InetSettings { forwarding: true, rp_filter: 2
 pub const POD_INET: InetSettings = InetSettings { forwarding: true, rp_filter: 1, send_redirects: false };
 
 /// What a route does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "snake_case")]
 pub enum RouteAction {
     /// On-link by a device.
@@ -61,7 +61,7 @@ pub enum RouteAction {
 }
 
 /// A route of the pods table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash)]
 pub struct RouteView {
     /// The destination.
     pub destination: Ipv4Net,
@@ -76,7 +76,7 @@ pub struct RouteView {
 }
 
 /// A route of an ENI's own table, by that ENI's link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash)]
 pub struct EniRouteView {
     /// Its table: [`super::ENI_TABLE`] plus K.
     pub table: u32,
@@ -93,7 +93,7 @@ pub struct EniRouteView {
 }
 
 /// A rule's selector by the packet's mark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash)]
 pub struct Mark {
     /// The value of the bits that the mask has.
     pub value: u32,
@@ -117,7 +117,7 @@ pub struct RuleView {
 }
 
 /// A neighbour of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash)]
 pub struct NeighbourView {
     /// The link.
     pub ifindex: u32,
@@ -130,7 +130,7 @@ pub struct NeighbourView {
 }
 
 /// An IPv4 address on a host link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash)]
 pub struct HostAddressView {
     /// The link.
     pub ifindex: u32,
@@ -139,7 +139,7 @@ pub struct HostAddressView {
 }
 
 /// A chain of the filter table that forwarded packets pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash)]
 pub enum FilterChain {
     /// The base chain.
     Forward,
@@ -177,6 +177,17 @@ pub enum Forward {
     Legacy,
 }
 
+/// Settings of the whole network namespace that ipamd does not set: `conf/sysctl.d` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GlobalSettings {
+    /// `net.ipv4.ip_forward`.
+    pub forwarding: bool,
+    /// `net.ipv4.conf.all.send_redirects`: a link's own counts only where this is off.
+    pub send_redirects: bool,
+    /// `net.ipv4.conf.all.rp_filter`: the larger one of this and a link's own counts.
+    pub rp_filter: u8,
+}
+
 /// One look at the host: taken whole or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostView {
@@ -188,6 +199,8 @@ pub struct HostView {
     pub pods_routes: Vec<RouteView>,
     /// The routes of our protocol in the ENIs' own tables.
     pub eni_routes: Vec<EniRouteView>,
+    /// The routes of the main table by links that are in a secondary ENI's group, whoever laid them.
+    pub main_routes: Vec<EniRouteView>,
     /// The IPv4 rules.
     pub rules: Vec<RuleView>,
     /// The IPv4 neighbours of links that have an alias of ours.
@@ -196,10 +209,14 @@ pub struct HostView {
     pub nft: Option<String>,
     /// What the filter table does with what is forwarded.
     pub forward: Forward,
+    /// The whole namespace's settings; none when they could not be read.
+    pub globals: Option<GlobalSettings>,
+    /// What others have that does what we do, in words: amazon-vpc-cni's chains and list, another CNI's list.
+    pub others: Vec<String>,
 }
 
 /// One idempotent step on the host's own network, with the reason it is taken for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub enum HostStep {
     /// Add the rule `priority [fwmark mark] lookup table`.
     AddRule {
@@ -235,6 +252,27 @@ pub enum HostStep {
         /// Raise it.
         up: bool,
     },
+    /// Give a link its alias again.
+    SetAlias {
+        /// The link.
+        ifindex: u32,
+        /// The alias.
+        alias: String,
+    },
+    /// Give a link its MAC again.
+    SetMac {
+        /// The link.
+        ifindex: u32,
+        /// The MAC.
+        mac: MacAddr,
+    },
+    /// Give a link its name again.
+    SetName {
+        /// The link.
+        ifindex: u32,
+        /// The name.
+        name: String,
+    },
     /// Set a link's MTU, in bytes.
     SetMtu {
         /// The link.
@@ -250,6 +288,8 @@ pub enum HostStep {
     AddEniRoute(EniRouteView),
     /// Delete a route of an ENI's table.
     DeleteEniRoute(EniRouteView),
+    /// Delete a route that somebody else has laid in the main table by a secondary ENI's link.
+    DeleteMainRoute(EniRouteView),
     /// Lay a permanent neighbour.
     SetNeighbour(NeighbourView),
     /// Replace our nft table by this text, atomically.

@@ -105,13 +105,15 @@ impl Owner {
         if let Some(dying) = dying {
             // Taken off at this moment without anybody waiting, and by a name that this one may want.
             if let Some(kill) = self.kills.get_mut(&dying) {
-                kill.op = Some(id);
+                kill.ops.push(id);
             }
             self.set_phase(id, Phase::Killing(dying));
             self.begun(id, now);
             return;
         }
-        self.make(id, &ask, now);
+        if !self.undo_dead_holders(id, &ask, now) {
+            self.make(id, &ask, now);
+        }
     }
 
     /// The recorded result. The path of the sandbox is the runtime's: of one that was rebuilt from its link it is not
@@ -141,6 +143,7 @@ impl Owner {
             } else {
                 // It waits; the planner refuses it at once when nothing that is coming can serve it.
                 self.set_phase(id, Phase::Waiting);
+                self.reclaim(now);
             }
             return;
         };

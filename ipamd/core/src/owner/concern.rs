@@ -3,7 +3,7 @@
 //! Owns that reading alone. One step that keeps failing must not take the whole node out of service; what every pod's
 //! packets need does. Does not plan and does not retry: the pass has failed, and the next one plans it again.
 
-use super::sync::Applying;
+use super::host::Applying;
 use crate::kernel::{ENI_TABLE, HostStep, HostStepError, MARK_MASK};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -59,9 +59,15 @@ fn concern(step: &HostStep, number: impl Fn(u32) -> Option<u32>) -> Concern {
         HostStep::AddRoute(route) | HostStep::DeleteRoute(route) => {
             Concern::Address(route.destination.addr())
         }
-        HostStep::SetLink { ifindex, .. } | HostStep::SetMtu { ifindex, .. } => by_link(*ifindex),
+        HostStep::SetLink { ifindex, .. }
+        | HostStep::SetMtu { ifindex, .. }
+        | HostStep::SetAlias { ifindex, .. }
+        | HostStep::SetMac { ifindex, .. }
+        | HostStep::SetName { ifindex, .. } => by_link(*ifindex),
         HostStep::AddAddress(own) | HostStep::DeleteAddress(own) => by_link(own.ifindex),
         HostStep::ReplaceNft { .. } => Concern::All,
-        HostStep::SetNeighbour(_) | HostStep::AcceptForward(_) => Concern::Nobody,
+        HostStep::SetNeighbour(_) | HostStep::AcceptForward(_) | HostStep::DeleteMainRoute(_) => {
+            Concern::Nobody
+        }
     }
 }

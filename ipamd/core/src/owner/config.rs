@@ -30,6 +30,10 @@ pub struct OwnerConfig {
     pub poll: Duration,
     /// The time between two looks at EC2.
     pub describe_period: Duration,
+    /// The time between two looks at the host's network while nothing tells of a change.
+    pub host_period: Duration,
+    /// Take off the secondary ENIs' links what others put there and what breaks ours.
+    pub adopt_links: bool,
 }
 
 impl Default for OwnerConfig {
@@ -50,6 +54,8 @@ impl Default for OwnerConfig {
             },
             poll: Duration::from_secs(2),
             describe_period: Duration::from_secs(30),
+            host_period: Duration::from_secs(60),
+            adopt_links: true,
         }
     }
 }

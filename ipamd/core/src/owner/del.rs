@@ -18,7 +18,8 @@ use std::sync::Arc;
 /// An attachment on its way out.
 #[derive(Debug, Clone)]
 pub(super) struct Kill {
-    pub(super) op: Option<OpId>,
+    /// Who waits for it: of its own key one, and ADDs of others that need its name or its sandbox.
+    pub(super) ops: Vec<OpId>,
     link: LinkFate,
     committed: Option<Result<(), String>>,
     unwired: bool,
@@ -86,7 +87,7 @@ impl Owner {
             // Undone at this moment without anybody waiting: this DEL waits for it.
             self.begun(id, now);
             if let Some(kill) = self.kills.get_mut(&flying) {
-                kill.op = Some(id);
+                kill.ops.push(id);
             }
             self.set_phase(id, Phase::Killing(flying));
         } else if dying.iter().any(|a| self.dirty.holds(a)) {
@@ -135,7 +136,10 @@ impl Owner {
             batch.extend(self.pool.release(*address, id, until).map(Write::PutAddress));
         }
         self.attachments.put(record.clone());
-        self.kills.insert(id.clone(), Kill { op, link, committed: None, unwired: link != LinkFate::There });
+        self.kills.insert(
+            id.clone(),
+            Kill { ops: op.into_iter().collect(), link, committed: None, unwired: link != LinkFate::There },
+        );
         self.note(Note::Dying { attachment: id.clone(), why });
         self.commit(Purpose::KillCommit(id.clone()), batch, now);
         if link != LinkFate::There {
@@ -152,8 +156,10 @@ impl Owner {
     pub(super) fn kill_committed(&mut self, id: &AttachmentId, result: Result<(), String>, now: Timestamp) {
         let Some(kill) = self.kills.get_mut(id) else { return };
         kill.committed = Some(result);
-        if let Some(op) = kill.op.and_then(|op| self.ops.get_mut(&op)) {
-            op.phases.commit = op.begun.map(|begun| now - begun);
+        for id in kill.ops.clone() {
+            if let Some(op) = self.ops.get_mut(&id) {
+                op.phases.commit = op.begun.map(|begun| now - begun);
+            }
         }
         self.killed(id, now);
     }
@@ -170,8 +176,10 @@ impl Owner {
         }
         let Some(kill) = self.kills.get_mut(id) else { return };
         kill.unwired = true;
-        if let Some(op) = kill.op.and_then(|op| self.ops.get_mut(&op)) {
-            op.phases.wire = op.begun.map(|begun| now - begun);
+        for id in kill.ops.clone() {
+            if let Some(op) = self.ops.get_mut(&id) {
+                op.phases.wire = op.begun.map(|begun| now - begun);
+            }
         }
         self.killed(id, now);
     }
@@ -183,7 +191,7 @@ impl Owner {
         if !kill.unwired {
             return;
         }
-        let (op, link) = (kill.op, kill.link);
+        let (ops, link) = (kill.ops.clone(), kill.link);
         self.kills.remove(id);
         self.gate.undoing.remove(id);
         match self.attachments.get(id).map(|slot| slot.record.clone()) {
@@ -192,7 +200,13 @@ impl Owner {
             None => {}
         }
         self.gate_progress(now);
-        let Some(op) = op else { return };
+        for op in ops {
+            self.killed_for(op, committed.clone(), now);
+        }
+    }
+
+    /// Who waited for the end of an attachment goes on.
+    fn killed_for(&mut self, op: OpId, committed: Result<(), String>, now: Timestamp) {
         match self.ops.get(&op).map(|o| (o.verb, o.phase.clone())) {
             // Of one key several may be dying at once after a restart: a DEL waits for all of them.
             Some((Verb::Del, _)) if committed.is_ok() => self.begin_del(op, now),

@@ -4,13 +4,18 @@
 //! operation) nor how an effect is carried out.
 
 use crate::cloud::{CloudError, CloudObservation, Mutated, Mutation};
-use crate::kernel::{HostStep, HostStepError, HostView, ReapLink, Reaped, UnwireSpec, WireError, WireSpec};
+use crate::host_net::Reason;
+use crate::host_net::foreign::ReportKind;
+use crate::kernel::{
+    HostStep, HostStepError, HostView, ReapLink, Reaped, Thing, Trigger, UnwireSpec, WireError, WireSpec,
+};
 use crate::record::{AttachmentId, EniState, Write};
 use crate::time::Timestamp;
 use eni_proto::error::WireError as ReplyError;
 use eni_proto::ids::{AttachmentKey, EniId, MacAddr, NetnsCookie};
 use eni_proto::reply;
 use eni_proto::request::Mode;
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -62,6 +67,8 @@ pub enum Event {
     Wake,
     /// A link of those last named by [`EffectKind::WatchLinks`] is there.
     LinkSeen,
+    /// Others have changed the host's network: what has told of it.
+    HostChanged(BTreeSet<Trigger>),
     /// No new ADD from now on: waiting ones are closed without a reply, so that their plugins ask the next ipamd.
     Drain,
 }
@@ -101,6 +108,8 @@ pub enum Completion {
     Reaped(Reaped),
     /// [`EffectKind::ObserveHost`]; a failed look is unknown, never empty.
     HostObserved(Result<HostView, HostStepError>),
+    /// [`EffectKind::CheckSandboxes`].
+    SandboxesChecked(Vec<(AttachmentId, PathSight)>),
     /// [`EffectKind::ApplyHost`]: all failures.
     HostApplied(Vec<HostStepError>),
     /// [`EffectKind::ObserveCloud`]; a failed or partial answer is unknown, never empty.
@@ -109,6 +118,18 @@ pub enum Completion {
     Mutated(Result<Mutated, CloudError>),
     /// Not started, because an effect that it comes after has failed.
     Skipped,
+}
+
+/// What the path says by which a runtime named a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathSight {
+    /// A network namespace is there: the sandbox's, for all that can be told.
+    Namespace,
+    /// Nothing is there.
+    Absent,
+    /// What is there is no namespace, or cannot be looked at: without mount propagation a namespace that lives is a
+    /// plain empty file.
+    Unknown,
 }
 
 /// One effect: the shell starts it once all of `after` have succeeded, and reports it skipped when one failed.
@@ -139,6 +160,8 @@ pub enum EffectKind {
     ObserveHost,
     /// Take steps on the host's own network.
     ApplyHost(Vec<HostStep>),
+    /// Look at the paths of sandboxes whose links are gone.
+    CheckSandboxes(Vec<(AttachmentId, String)>),
     /// Ask the cloud about the instance and its ENIs.
     ObserveCloud {
         /// Those, too, that carry our tag and are attached to nothing.
@@ -304,6 +327,33 @@ pub enum Note {
         /// Which failed.
         failed: Vec<HostStepError>,
     },
+    /// Something on the host that others had changed is as it was.
+    Repaired {
+        /// What told of it.
+        trigger: Trigger,
+        /// What was mended.
+        thing: Thing,
+        /// What was wrong.
+        reason: Reason,
+        /// How many steps it took.
+        steps: usize,
+        /// The first of them.
+        first: HostStep,
+    },
+    /// An attachment's host link is gone, and nobody asked for that: it is broken until its DEL.
+    Broken {
+        /// Which.
+        attachment: AttachmentId,
+        /// What told of it.
+        trigger: Trigger,
+    },
+    /// Something on the host is not as it should be, and is left alone.
+    Reported {
+        /// What it is about.
+        kind: ReportKind,
+        /// What, and what to do.
+        text: String,
+    },
     /// A reconciler's pass failed.
     PassFailed {
         /// The reconciler.
@@ -326,6 +376,8 @@ pub enum DyingReason {
     PluginGone,
     /// An ADD of the same key names another sandbox, mode or MTU.
     Replaced,
+    /// Its sandbox is gone, and its address or its name is needed.
+    SandboxGone,
     /// At start: its ADD had not been finished.
     HalfMade,
     /// At start: its link was in the dying group already.

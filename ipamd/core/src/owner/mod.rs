@@ -15,7 +15,9 @@ mod concern;
 mod config;
 mod del;
 pub mod event;
+mod evidence;
 mod grow;
+mod host;
 mod names;
 mod outside;
 mod reaper;
@@ -61,6 +63,8 @@ pub struct Owner {
     reaper: reaper::Reaper,
     dirty: commit::Dirty,
     gate: sync::Gate,
+    host: host::HostWatch,
+    evidence: evidence::Evidence,
     driver: Driver,
     reconcilers: sync::Reconcilers,
     growth: grow::Growth,
@@ -112,8 +116,10 @@ enum Purpose {
     DelCommit(OpId),
     Reap,
     Housekeeping,
-    HostObserve(crate::reconcile::driver::Pass),
-    HostApply(crate::reconcile::driver::Pass, Box<sync::Applying>),
+    /// With the host links of the attachments that were live when the look began.
+    HostObserve(crate::reconcile::driver::Pass, BTreeSet<u32>),
+    HostApply(crate::reconcile::driver::Pass, Box<host::Applying>),
+    SandboxCheck,
     /// With the instant at which the look began.
     CloudObserve(crate::reconcile::driver::Pass, Timestamp),
     Mutate(u64),
@@ -131,6 +137,7 @@ impl Owner {
             Event::Done { effect, completion } => self.done(effect, completion, now),
             Event::Wake => {}
             Event::LinkSeen => self.link_seen(now),
+            Event::HostChanged(triggers) => self.host_changed(&triggers, now),
             Event::Drain => self.drain(now),
         }
         self.tick(now);
@@ -157,6 +164,7 @@ impl Owner {
         if self.gate.open() && self.pool.available() > 0 {
             self.begin_waiting(now);
         }
+        self.check_sandboxes();
         self.reap_when_due(now);
         self.write_dirty_when_due(now);
         if self.draining && self.store_trouble.is_none() {
@@ -186,9 +194,10 @@ impl Owner {
             (Purpose::KillUnwire(id), Completion::Unwired(result)) => self.kill_unwired(&id, result, now),
             (Purpose::DelCommit(op), Completion::Committed(result)) => self.del_committed(op, result, now),
             (Purpose::Reap, Completion::Reaped(reaped)) => self.links_reaped(reaped, now),
-            (Purpose::HostObserve(pass), Completion::HostObserved(view)) => {
-                self.host_observed(pass, view, now);
+            (Purpose::HostObserve(pass, looked), Completion::HostObserved(view)) => {
+                self.host_observed(pass, &looked, view, now);
             }
+            (Purpose::SandboxCheck, Completion::SandboxesChecked(seen)) => self.sandboxes_checked(seen, now),
             (Purpose::HostApply(pass, applying), Completion::HostApplied(failed)) => {
                 self.host_applied(pass, &applying, &failed, now);
             }
@@ -197,7 +206,7 @@ impl Owner {
             }
             (Purpose::Mutate(id), Completion::Mutated(result)) => self.mutated(id, Some(result), now),
             (Purpose::Mutate(id), Completion::Skipped) => self.mutated(id, None, now),
-            (Purpose::HostObserve(pass) | Purpose::HostApply(pass, _), Completion::Skipped) => {
+            (Purpose::HostObserve(pass, _) | Purpose::HostApply(pass, _), Completion::Skipped) => {
                 self.pass_ended(pass, Err("its commit failed".into()), now);
             }
             _ => {}

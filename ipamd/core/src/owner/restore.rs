@@ -10,7 +10,9 @@ use super::attachments::Attachments;
 use super::commit::{Dirty, RecordId};
 use super::del::LinkFate;
 use super::event::{DyingReason, EffectKind, Note, Outcome};
+use super::evidence::Evidence;
 use super::grow::Growth;
+use super::host::HostWatch;
 use super::outside::{alias, result};
 use super::reaper::{ReapItem, Reaper};
 use super::sync::{Gate, Reconcilers};
@@ -96,6 +98,8 @@ impl Owner {
             reaper: Reaper::default(),
             dirty: Dirty::default(),
             gate: Gate::default(),
+            host: HostWatch::default(),
+            evidence: Evidence::default(),
             driver: Driver::default(),
             reconcilers: Reconcilers { eni_sync: 0, host_net: 0, capacity: 0 },
             growth: Growth::restore(stored.intents, now),
@@ -142,6 +146,9 @@ impl Owner {
         record.state = state;
         let record = Arc::new(record);
         self.attachments.put(record.clone());
+        if state == AttachmentState::Broken {
+            self.evidence.suspect(id.clone());
+        }
         if changed {
             self.mark_dirty(RecordId::Attachment(id.clone()), now);
         }

@@ -4,6 +4,7 @@
 
 use super::Owner;
 use super::event::Verb;
+use crate::host_net::foreign::{Report, ReportKind};
 use crate::kernel::Forward;
 use crate::pool::Pool;
 use crate::record::AttachmentRecord;
@@ -41,7 +42,9 @@ impl Owner {
             reasons.extend(view.last_error.map(|e| format!("{}: {e}", view.name)));
         }
         reasons.extend(self.growth.refusals().map(|why| format!("the pool does not grow: {why}")));
-        if self.gate.forward == Forward::Legacy {
+        let told = |report: &&Report| report.kind != ReportKind::Contested && !report.text.is_empty();
+        reasons.extend(self.host.reports.iter().filter(told).map(|report| report.text.clone()));
+        if self.host.forward == Forward::Legacy {
             let text = "iptables-legacy's filter table is in use, and its FORWARD drops or cannot be read: see that it accepts `-i eni+` and `-o eni+`";
             reasons.push(text.to_owned());
         }
@@ -79,6 +82,15 @@ impl Owner {
             return Some(cause.map_or_else(|| text.to_owned(), |c| format!("{text}: {c}")));
         }
         None
+    }
+
+    /// How many things of each kind on the host are not as they should be, and are left alone.
+    pub fn host_reports(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts: BTreeMap<&'static str, usize> = ReportKind::ALL.map(|kind| (kind.name(), 0)).into();
+        for report in &self.host.reports {
+            *counts.entry(report.kind.name()).or_default() += 1;
+        }
+        counts
     }
 
     /// The pool.

@@ -4,11 +4,15 @@
 mod host;
 mod start;
 mod store;
+mod watch;
 
+use super::event::PathSight;
 use super::*;
 use crate::cloud::{
     CloudObservation, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity, InstanceLimits,
 };
+use crate::host_net::model::take;
+use crate::host_net::{Planned, Reason};
 use crate::kernel::{
     HostAddressView, HostStep, HostStepError, HostView, InetSettings, LinkView, Reaped, WireError,
 };
@@ -39,6 +43,11 @@ struct Bench {
     /// No link can be deleted.
     links_stay: bool,
     applied: Vec<HostStep>,
+    /// Steps are taken on `view`.
+    mends: bool,
+    /// What the paths of sandboxes say; a namespace where nothing is said.
+    paths: BTreeMap<AttachmentKey, PathSight>,
+    notes: Vec<Note>,
     /// Which steps the kernel refuses.
     refuses: fn(&HostStep) -> bool,
 }
@@ -117,6 +126,9 @@ impl Bench {
             reaped: Vec::new(),
             links_stay: false,
             applied: Vec::new(),
+            mends: false,
+            paths: BTreeMap::new(),
+            notes: Vec::new(),
             refuses,
         };
         bench.settle(outcome);
@@ -159,6 +171,7 @@ impl Bench {
 
     fn settle(&mut self, outcome: Outcome) {
         self.replies.extend(outcome.replies);
+        self.notes.extend(outcome.notes);
         for effect in outcome.effects {
             if self.hold_wires && matches!(effect.kind, EffectKind::Wire(_)) {
                 self.held.push(effect);
@@ -203,8 +216,20 @@ impl Bench {
                     cause: "no".into(),
                 };
                 let failed = refused.map(error).collect();
+                if self.mends {
+                    let taken = steps.iter().cloned();
+                    let planned = taken.map(|step| Planned { step, reason: Reason::Missing });
+                    take(&mut self.view, &planned.collect::<Vec<_>>());
+                }
                 self.applied.extend(steps);
                 Completion::HostApplied(failed)
+            }
+            EffectKind::CheckSandboxes(asked) => {
+                let seen = asked.into_iter().map(|(id, _)| {
+                    let sight = self.paths.get(&id.key).copied().unwrap_or(PathSight::Namespace);
+                    (id, sight)
+                });
+                Completion::SandboxesChecked(seen.collect())
             }
             EffectKind::ObserveCloud { .. } if self.no_cloud => Completion::CloudObserved(Err("away".into())),
             EffectKind::ObserveCloud { .. } => Completion::CloudObserved(Ok(self.cloud())),

@@ -51,6 +51,8 @@ pub struct Pool {
     cooled: BTreeSet<(Timestamp, Ipv4Addr)>,
     /// Addresses whose base route is not laid.
     unlaid: BTreeSet<Ipv4Addr>,
+    /// Addresses that are on a host link: kept out of use.
+    withheld: BTreeSet<Ipv4Addr>,
     /// Each ENI's addresses in numbers.
     counts: BTreeMap<EniId, PoolCounts>,
     /// Goes up with every change of an ENI's or address's state.
@@ -323,8 +325,31 @@ impl Pool {
         while let Some(&(until, address)) = self.cooled.first()
             && until <= now
         {
-            self.transition(address, |record| record.state = AddressState::Free { since: until });
+            let state = if self.withheld.contains(&address) {
+                on_the_host()
+            } else {
+                AddressState::Free { since: until }
+            };
+            self.transition(address, |record| record.state = state);
         }
+    }
+
+    /// Says which addresses are on a host link and stay there: from now on none of them becomes free, and those that are
+    /// not any more do. The records to commit.
+    pub fn withhold(&mut self, withheld: BTreeSet<Ipv4Addr>, now: Timestamp) -> Vec<AddressRecord> {
+        let changed = self.addresses.values().map(|a| &a.record).filter(|record| match &record.state {
+            AddressState::Free { .. } => withheld.contains(&record.address),
+            state => *state == on_the_host() && !withheld.contains(&record.address),
+        });
+        let changed: Vec<Ipv4Addr> = changed.map(|record| record.address).collect();
+        let state = |withheld: bool| if withheld { on_the_host() } else { AddressState::Free { since: now } };
+        let records = changed.into_iter().map(|address| {
+            let kept = withheld.contains(&address);
+            self.transition(address, |record| record.state = state(kept))
+        });
+        let records = records.collect();
+        self.withheld = withheld;
+        records
     }
 
     /// When the next cooling address may become free, if its holder is reaped.
@@ -397,6 +422,11 @@ impl Pool {
             *count_of(counts, &entry.record.state) -= 1;
         }
     }
+}
+
+/// The state of an address that is on a host link.
+fn on_the_host() -> AddressState {
+    AddressState::Quarantined { reason: "it is on a link of the host".to_owned(), attachment: None }
 }
 
 fn count_of<'a>(counts: &'a mut PoolCounts, state: &AddressState) -> &'a mut usize {

@@ -14,9 +14,9 @@ use crate::dump;
 use crate::ours::{self, Whose};
 use eni_proto::ids::{MacAddr, NetnsCookie};
 use ipamd_core::kernel::{
-    Alias, DYING_GROUP, EniRouteView, Forward, HostAddressView, HostKernel, HostStep, HostStepError,
-    HostView, InetSettings, LinkView, NeighbourView, PROTOCOL, ReapLink, Reaped, RouteAction, RouteView,
-    RuleView, UnwireSpec, WireError, WireSpec,
+    Alias, DYING_GROUP, ENI_GROUP, EniRouteView, Forward, HostAddressView, HostKernel, HostStep,
+    HostStepError, HostView, InetSettings, LinkView, MARK_MASK, NeighbourView, PROTOCOL, ReapLink, Reaped,
+    RouteAction, RouteView, RuleView, Thing, Trigger, UnwireSpec, WireError, WireSpec,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,11 +65,14 @@ pub struct FakeKernel {
     addresses: Vec<HostAddressView>,
     routes: Vec<RouteView>,
     eni_routes: Vec<EniRouteView>,
+    main_routes: Vec<EniRouteView>,
     rules: Vec<RuleView>,
     neighbours: Vec<NeighbourView>,
     nft: Option<String>,
     forward: Forward,
     connections: BTreeSet<Connection>,
+    /// What the running kernel would have told of what others have done.
+    told: BTreeSet<Trigger>,
 }
 
 impl Default for FakeKernel {
@@ -94,15 +97,22 @@ impl FakeKernel {
             addresses: Vec::new(),
             routes: Vec::new(),
             eni_routes: Vec::new(),
+            main_routes: Vec::new(),
             rules: vec![rule(0, 255), rule(32766, 254), rule(32767, 253)],
             neighbours: Vec::new(),
             nft: None,
             forward: Forward::Open,
             connections: BTreeSet::new(),
+            told: BTreeSet::new(),
         };
         let loopback = kernel.add_link(LinkView { ifindex: 1, mtu: 65536, ..plain("lo", None) });
         kernel.add_host_address(loopback, Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8));
         kernel
+    }
+
+    /// What a monitor has been told since the last time.
+    pub fn take_told(&mut self) -> BTreeSet<Trigger> {
+        std::mem::take(&mut self.told)
     }
 
     /// A link of hardware; its index.
@@ -121,12 +131,50 @@ impl FakeKernel {
     /// An address on a host link.
     pub fn add_host_address(&mut self, ifindex: u32, address: Ipv4Net) {
         self.addresses.push(HostAddressView { ifindex, address });
+        self.told.insert(Trigger::Address);
     }
 
     /// An address leaves the host.
     pub fn remove_host_address(&mut self, address: Ipv4Addr) {
         self.addresses.retain(|view| view.address.addr() != address);
+        self.told.insert(Trigger::Address);
         self.routes.retain(|route| route.prefsrc != Some(address));
+    }
+
+    /// Somebody changes a link of the host; true when there is one.
+    pub fn change_link(&mut self, ifindex: u32, change: impl FnOnce(&mut LinkView)) -> bool {
+        let changed = self.change(ifindex, change).is_ok();
+        if changed && self.is_told(ifindex) {
+            self.told.insert(Trigger::Link);
+        }
+        changed
+    }
+
+    /// Somebody lays a route in the main table.
+    pub fn add_main_route(&mut self, route: EniRouteView) {
+        self.main_routes.push(route);
+        self.told.insert(Trigger::Route);
+    }
+
+    /// Somebody else's rule.
+    pub fn add_rule(&mut self, rule: RuleView) {
+        self.rules.push(rule);
+        self.told.insert(Trigger::Rule);
+    }
+
+    /// Somebody flushes our rules, our routes, the neighbours or the ruleset of nftables.
+    pub fn flush(&mut self, thing: Thing) {
+        match thing {
+            Thing::Rule => self.rules.retain(|rule| rule.protocol != PROTOCOL),
+            Thing::Route => {
+                self.routes.retain(|route| route.protocol != PROTOCOL);
+                self.eni_routes.retain(|route| route.protocol != PROTOCOL);
+            }
+            Thing::Neighbour => self.neighbours.clear(),
+            Thing::Nftables => self.nft = None,
+            _ => return,
+        }
+        self.told.insert(thing.told_by()[0]);
     }
 
     /// What the filter table does with what is forwarded, from now on.
@@ -178,11 +226,24 @@ impl FakeKernel {
         self.connections.iter().copied()
     }
 
+    /// Whether the kernel's word on a link is one on ours: it is an ENI's or a pod's, and not dying.
+    fn is_told(&self, ifindex: u32) -> bool {
+        let ours = |group: u32| (ENI_GROUP..ENI_GROUP + 0x200).contains(&group);
+        self.links.get(&ifindex).is_some_and(|link| {
+            let named = Alias::parse(&link.view.alias).is_some();
+            link.view.group != DYING_GROUP && (ours(link.view.group) || named)
+        })
+    }
+
     /// A link of the host is removed: its routes and neighbours die with it, and the other end of a pair.
     pub fn delete_link(&mut self, ifindex: u32) {
+        if self.is_told(ifindex) {
+            self.told.insert(Trigger::Link);
+        }
         let Some(link) = self.links.remove(&ifindex) else { return };
         self.routes.retain(|route| route.action != RouteAction::Device { ifindex });
         self.eni_routes.retain(|route| route.ifindex != ifindex);
+        self.main_routes.retain(|route| route.ifindex != ifindex);
         self.neighbours.retain(|neighbour| neighbour.ifindex != ifindex);
         self.addresses.retain(|address| address.ifindex != ifindex);
         if let Some(sandbox) = link.peer.and_then(|cookie| self.sandboxes.get_mut(&cookie)) {
@@ -262,6 +323,10 @@ impl HostKernel for FakeKernel {
         let ours = |neighbour: &&NeighbourView| {
             self.links.get(&neighbour.ifindex).is_some_and(|link| Alias::parse(&link.view.alias).is_some())
         };
+        let secondary = ENI_GROUP + 2..=ENI_GROUP + MARK_MASK;
+        let of_secondary = |route: &&EniRouteView| {
+            self.links.get(&route.ifindex).is_some_and(|link| secondary.contains(&link.view.group))
+        };
         Ok(HostView {
             links: self.links.values().map(|link| link.view.clone()).collect(),
             addresses: self.addresses.clone(),
@@ -272,10 +337,13 @@ impl HostKernel for FakeKernel {
                 .filter(|route| dump::of_an_eni(route.table))
                 .copied()
                 .collect(),
+            main_routes: self.main_routes.iter().filter(of_secondary).copied().collect(),
             rules: self.rules.clone(),
             neighbours: self.neighbours.iter().filter(ours).copied().collect(),
             nft: self.nft.clone(),
             forward: self.forward,
+            globals: None,
+            others: Vec::new(),
         })
     }
 }

@@ -4,8 +4,8 @@ use super::FakeKernel;
 use crate::answer::errno_name;
 use crate::ours;
 use ipamd_core::kernel::{
-    EniRouteView, FilterChain, Forward, HostAddressView, HostStep, HostStepError, NeighbourView, PROTOCOL,
-    RouteAction, RouteView, RuleView,
+    EniRouteView, FilterChain, Forward, HostAddressView, HostStep, HostStepError, LinkView, NeighbourView,
+    PROTOCOL, RouteAction, RouteView, RuleView,
 };
 
 impl FakeKernel {
@@ -47,13 +47,20 @@ impl FakeKernel {
                 }
                 None => Err(libc::ENODEV),
             },
-            HostStep::SetMtu { ifindex, mtu } => match self.links.get_mut(ifindex) {
-                Some(link) => {
-                    link.view.mtu = *mtu;
-                    Ok(())
+            HostStep::SetAlias { ifindex, alias } => {
+                // One that has gone is fine.
+                let _ = self.change(*ifindex, |link| link.alias.clone_from(alias));
+                Ok(())
+            }
+            HostStep::SetMac { ifindex, mac } => self.change(*ifindex, |link| link.mac = Some(*mac)),
+            HostStep::SetName { ifindex, name } => {
+                if self.links.values().any(|link| link.view.name == *name) {
+                    Err(libc::EEXIST)
+                } else {
+                    self.change(*ifindex, |link| link.name.clone_from(name))
                 }
-                None => Err(libc::ENODEV),
-            },
+            }
+            HostStep::SetMtu { ifindex, mtu } => self.change(*ifindex, |link| link.mtu = *mtu),
             HostStep::AddAddress(address) if !self.links.contains_key(&address.ifindex) => Err(libc::ENODEV),
             HostStep::AddAddress(address) => {
                 if !self.addresses.contains(address) {
@@ -70,6 +77,10 @@ impl FakeKernel {
                 self.eni_routes.retain(|r| r != route);
                 Ok(())
             }
+            HostStep::DeleteMainRoute(route) => {
+                self.main_routes.retain(|r| r != route);
+                Ok(())
+            }
             HostStep::AcceptForward(wanted) => return self.accept_forward(*wanted, step),
             HostStep::SetNeighbour(neighbour) => self.put_neighbour(*neighbour),
             HostStep::ReplaceNft { text } => {
@@ -82,6 +93,13 @@ impl FakeKernel {
             step: ours::describe(step),
             cause: errno_name(errno),
         })
+    }
+
+    /// Changes a link that is there.
+    pub(super) fn change(&mut self, ifindex: u32, change: impl FnOnce(&mut LinkView)) -> Result<(), i32> {
+        let link = self.links.get_mut(&ifindex).ok_or(libc::ENODEV)?;
+        change(&mut link.view);
+        Ok(())
     }
 
     /// Lays a route over one of the same destination and metric; without a preferred source that the host lacks.

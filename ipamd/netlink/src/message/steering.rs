@@ -1,12 +1,12 @@
 //! Messages for the ENIs' part of the host: rules, their tables' routes, their addresses and MTU.
 
-use super::{NEW, PUT, bytes, route};
+use super::{NEW, PUT, TABLE_MAIN, bytes, route, set_attribute};
 use ipamd_core::kernel::{EniRouteView, HostAddressView, Mark, PROTOCOL};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -77,6 +77,15 @@ pub(crate) fn dump_our_routes() -> Vec<u8> {
     bytes(RouteNetlinkMessage::GetRoute(route), NLM_F_DUMP)
 }
 
+/// The unicast routes of the main table by one link: the kernel filters, because that table may be large.
+pub(crate) fn dump_main_routes(ifindex: u32) -> Vec<u8> {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    route.header.kind = RouteType::Unicast;
+    route.attributes = vec![RouteAttribute::Table(TABLE_MAIN), RouteAttribute::Oif(ifindex)];
+    bytes(RouteNetlinkMessage::GetRoute(route), NLM_F_DUMP)
+}
+
 fn address(view: &HostAddressView) -> AddressMessage {
     let mut address = AddressMessage::default();
     address.header.family = AddressFamily::Inet;
@@ -106,8 +115,5 @@ pub(crate) fn delete_address(view: &HostAddressView) -> Vec<u8> {
 
 /// A link's MTU. By itself: a driver that refuses it must not spoil group and settings.
 pub(crate) fn set_mtu(ifindex: u32, mtu: u32) -> Vec<u8> {
-    let mut link = LinkMessage::default();
-    link.header.index = ifindex;
-    link.attributes = vec![LinkAttribute::Mtu(mtu)];
-    bytes(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
+    set_attribute(ifindex, LinkAttribute::Mtu(mtu))
 }

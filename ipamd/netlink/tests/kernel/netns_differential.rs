@@ -85,6 +85,9 @@ fn normal(mut view: HostView) -> HostView {
     view.eni_routes.sort();
     view.rules.sort();
     view.neighbours.sort();
+    // What the machine has of these is not the calls' doing.
+    (view.globals, view.others) = (None, Vec::new());
+    view.main_routes.clear();
     view
 }
 

@@ -29,6 +29,9 @@ fn wanted(enis: &[u32]) -> Wanted {
         addresses: (1..4).map(|n| Ipv4Addr::new(10, 9, 1, n)).collect(),
         pods: vec![WantedPod {
             ifindex: spec(1).ifindex,
+            name: spec(1).host_name,
+            mac: spec(1).host_mac,
+            alias: spec(1).alias,
             eni_number: Some(1),
             addresses: BTreeSet::from([spec(1).address]),
             sandbox_mac: spec(1).sandbox_mac,
@@ -37,6 +40,7 @@ fn wanted(enis: &[u32]) -> Wanted {
         vpc_cidrs: vec!["10.9.0.0/16".parse().unwrap(), "10.9.4.0/24".parse().unwrap()],
         snat: true,
         eni_mtu: None,
+        ..Wanted::default()
     }
 }
 

@@ -124,7 +124,7 @@ impl Owner {
                 for address in addresses.iter().filter(|a| !primaries.contains(a)) {
                     batch.extend(self.pool.adopt(*address, eni, now).map(Write::PutAddress));
                 }
-                self.driver.wake_now(self.reconcilers.host_net, now);
+                self.wake_host_net(now);
             }
             (Mutation::Attach { eni, .. } | Mutation::Detach { eni }, _) => {
                 self.growth.seen.remove(eni);

@@ -12,6 +12,7 @@ use super::event::{EffectKind, Ending, Note};
 use super::{Owner, Purpose};
 use crate::capacity::{self, Plan, Seen, Step, View};
 use crate::cloud::Mutation;
+use crate::kernel::Trigger;
 use crate::reconcile::driver::Pass;
 use crate::record::{EniState, IntentRecord, Write};
 use crate::time::Timestamp;
@@ -126,7 +127,7 @@ impl Growth {
         }
     }
 
-    fn replan(&mut self) {
+    pub(super) fn replan(&mut self) {
         self.planned = None;
     }
 
@@ -248,10 +249,11 @@ impl Owner {
     /// ADDs that nothing under way or planned can serve are told so at once, the last that came first.
     fn refuse_short(&mut self, plan: &Plan, now: Timestamp) {
         let Some((short, why)) = &plan.short else { return };
-        if !self.gate.open() {
-            return;
+        if !self.gate.open() || self.evidence.is_asked() {
+            return; // what is found out of dead sandboxes may serve them
         }
-        for id in self.waiting.iter().rev().take(*short).copied().collect::<Vec<_>>() {
+        let short = short.saturating_sub(self.coming_of_dead());
+        for id in self.waiting.iter().rev().take(short).copied().collect::<Vec<_>>() {
             let error = self.full(why, now);
             self.end(id, Ending::Refused, Err(error), now);
         }
@@ -278,7 +280,7 @@ impl Owner {
                 let mut batch: Vec<Write> =
                     self.pool.set_state(&eni, EniState::Detaching).map(Write::PutEni).into_iter().collect();
                 batch.extend(self.pool.drop_all_free(&eni).into_iter().map(Write::DeleteAddress));
-                self.driver.wake_now(self.reconcilers.host_net, now);
+                self.wake_host_net(now);
                 self.mutate(Mutation::Detach { eni }, batch, now);
             }
             Step::Abandon { eni } => {
@@ -314,6 +316,7 @@ impl Owner {
     /// A link that was waited for is there.
     pub(super) fn link_seen(&mut self, now: Timestamp) {
         self.driver.wake_now(self.reconcilers.eni_sync, now);
+        self.host.triggers.insert(Trigger::Link);
         self.driver.wake_now(self.reconcilers.host_net, now);
     }
 }
