@@ -14,7 +14,7 @@ use ipamd_core::invariant;
 use ipamd_core::kernel::{DYING_GROUP, FIRST_IFINDEX, HostKernel};
 use ipamd_core::owner::event::{AddAsk, Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
 use ipamd_core::owner::{Owner, OwnerConfig};
-use ipamd_core::record::{AddressState, AttachmentState, EniState};
+use ipamd_core::record::{AddressState, AttachmentState, EniState, Stored};
 use ipamd_core::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -164,6 +164,7 @@ impl History {
             86..93 => self.wake(),
             93..95 => self.kill_sandbox(),
             95..97 => self.leave_unread(),
+            97 => self.lose_the_file(),
             _ => self.crash(),
         }
     }
@@ -212,6 +213,18 @@ impl History {
     }
 
     fn promised(&mut self, key: &AttachmentKey, cookie: NetnsCookie, address: Ipv4Addr) {
+        // What was committed may be lost with the file since, and nobody knows yet.
+        if !self.world.blank {
+            self.recorded(key, cookie, address);
+        }
+        let asked_last = self.asked.get(key) == Some(&cookie);
+        if asked_last && !self.undecided.contains(key) {
+            self.promises.insert(key.clone(), Promise { cookie, address });
+        }
+    }
+
+    /// What is answered is committed.
+    fn recorded(&self, key: &AttachmentKey, cookie: NetnsCookie, address: Ipv4Addr) {
         let record =
             self.world.stored.attachments.iter().find(|r| {
                 r.key == *key && r.state != AttachmentState::Dying && r.addresses.contains(&address)
@@ -220,10 +233,6 @@ impl History {
         assert_eq!(record.netns_cookie, cookie, "the record names the sandbox");
         let held = self.world.stored.addresses.iter().find(|a| a.address == address).expect("a record");
         assert!(matches!(&held.state, AddressState::Allocated { attachment } if *attachment == record.id()));
-        let asked_last = self.asked.get(key) == Some(&cookie);
-        if asked_last && !self.undecided.contains(key) {
-            self.promises.insert(key.clone(), Promise { cookie, address });
-        }
     }
 
     fn sandbox(&mut self, container: u8) -> NetnsCookie {
@@ -347,7 +356,8 @@ impl History {
         let at = self.dice.roll(self.ended.len());
         let (id, completion) = self.ended.remove(at);
         self.say(&format!("report {id:?}"));
-        let bad = matches!(&completion, Completion::Committed(Err(_)) | Completion::Skipped);
+        let bad =
+            matches!(&completion, Completion::Committed(Err(_)) | Completion::Blank(_) | Completion::Skipped);
         if bad {
             self.failed.insert(id);
         } else {
@@ -374,6 +384,15 @@ impl History {
         }
     }
 
+    /// The store's file is deleted, or damaged: the store takes nothing but everything now.
+    fn lose_the_file(&mut self) {
+        if self.faults {
+            self.say("the file is lost");
+            self.world.stored = Stored::default();
+            self.world.blank = true;
+        }
+    }
+
     /// kill -9: what was in flight may or may not have been carried out, no completion arrives, memory is gone.
     fn crash(&mut self) {
         self.say("crash");
@@ -395,6 +414,7 @@ impl History {
                 self.world.carry_out(&effect, Fault::None);
             }
         }
+        self.world.blank = false;
         self.ended.clear();
         self.done.clear();
         self.failed.clear();

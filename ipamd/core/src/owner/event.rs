@@ -62,6 +62,9 @@ pub enum Event {
     Wake,
     /// A link of those last named by [`EffectKind::WatchLinks`] is there.
     LinkSeen,
+    /// The store's reserve for a full disk: why there is none, or that there is one again. Without it only what needs no
+    /// new record is served.
+    StoreReserve(Option<String>),
     /// No new ADD from now on: waiting ones are closed without a reply, so that their plugins ask the next ipamd.
     Drain,
 }
@@ -254,6 +257,11 @@ pub enum Note {
     Rebuilt {
         /// Which.
         attachment: AttachmentId,
+    },
+    /// The store's file is a new one: everything is written to it.
+    WrittenAnew {
+        /// What the store said.
+        cause: String,
     },
     /// A commit failed: it is written again with the next one.
     CommitFailed {
