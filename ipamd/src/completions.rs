@@ -28,6 +28,8 @@ pub enum Finished {
     LinkSeen,
     /// Others have changed the host's network.
     HostChanged(BTreeSet<Trigger>),
+    /// The store's reserve: why there is none, or that there is one again.
+    Reserve(Option<String>),
     /// A wiring: with the sandbox's descriptor when the owner may want another try. Otherwise it is closed already:
     /// a held one keeps a dead sandbox's links alive.
     Wired {

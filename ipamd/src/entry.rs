@@ -23,6 +23,10 @@ struct Options {
     /// Ask a running ipamd to hand over its place.
     #[arg(long)]
     take_over: bool,
+    /// VERB CONTAINER POINT N: be killed there.
+    #[cfg(feature = "fail-points")]
+    #[arg(long, hide = true)]
+    fail_at: Option<String>,
 }
 
 /// The program.
@@ -46,6 +50,11 @@ pub fn main() -> ExitCode {
         return ExitCode::from(1);
     }
     panics::install();
+    #[cfg(feature = "fail-points")]
+    if let Some(Err(error)) = options.fail_at.as_deref().map(ipamd_netlink::fail_point::plan) {
+        eprintln!("ipamd: --fail-at: {error}");
+        return ExitCode::from(2);
+    }
     let ended = run::run(&config, options.take_over);
     if let Err(error) = &ended {
         tracing::error!("{}", chain(error));

@@ -123,9 +123,10 @@ impl InstanceLock {
             Err(error) => return Err(error.into()),
         };
         let told = format!("ipamd {} with process id {}\n", env!("CARGO_PKG_VERSION"), std::process::id());
-        file.set_len(0)
-            .and_then(|()| file.rewind())
+        // Written over what is there, then cut: a page that is given back first may not come back on a full tmpfs.
+        file.rewind()
             .and_then(|()| file.write_all(told.as_bytes()))
+            .and_then(|()| file.set_len(told.len() as u64))
             .map_err(io("writing"))?;
         Ok(Ok(InstanceLock { _file: file, _table: table }))
     }

@@ -36,6 +36,7 @@ pub fn record(note: &Note, metrics: &Metrics) {
         Note::Rebuilt { attachment } => {
             warn!(attachment = %attachment.key, "rebuilt from its link: the store was empty");
         }
+        Note::WrittenAnew { cause } => warn!(reason = cause, "everything is written to the store anew"),
         Note::CommitFailed { cause } => {
             warn!(reason = cause, "a commit failed");
         }

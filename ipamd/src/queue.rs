@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 #[derive(Debug)]
 struct State<T> {
@@ -86,6 +87,20 @@ impl<T> Receiver<T> {
         }
         taken
     }
+
+    /// As [`Receiver::recv_many`], for so long; none when the time has passed.
+    pub fn recv_many_within(&self, most: usize, wait: Duration) -> Option<Vec<T>> {
+        let mut state = self.0.state();
+        state.sleeping += 1;
+        let nothing = |state: &mut State<T>| state.items.is_empty() && state.senders > 0;
+        let waited = self.0.arrived.wait_timeout_while(state, wait, nothing);
+        let (waited, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
+        state = waited;
+        state.sleeping -= 1;
+        let more = state.items.len().min(most);
+        let taken: Vec<T> = state.items.drain(..more).collect();
+        (!timed_out.timed_out()).then_some(taken)
+    }
 }
 
 impl<T> Clone for Sender<T> {
@@ -156,6 +171,24 @@ mod tests {
         drop(other);
         assert_eq!(Arc::strong_count(&held), 1, "what was left is dropped");
         assert!(sender.try_send(held).is_err());
+    }
+
+    #[test]
+    fn a_wait_ends_with_items_with_the_last_sender_or_with_its_time() {
+        let (sender, receiver) = bounded(4);
+        let long = Duration::from_secs(60);
+        assert_eq!(receiver.recv_many_within(4, Duration::from_millis(1)), None::<Vec<u8>>);
+        let other = sender.clone();
+        let sending = thread::spawn(move || other.try_send(1).unwrap());
+        assert_eq!(receiver.recv_many_within(4, long), Some(vec![1]));
+        sending.join().unwrap();
+        for n in 2..5 {
+            sender.try_send(n).unwrap();
+        }
+        assert_eq!(receiver.recv_many_within(2, long), Some(vec![2, 3]));
+        drop(sender);
+        assert_eq!(receiver.recv_many_within(2, long), Some(vec![4]));
+        assert_eq!(receiver.recv_many_within(2, long), Some(vec![]), "the end");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::queries::About;
 use crate::server::cni;
 use crate::shell::{Executors, Shell};
-use crate::store::{CommitDone, Opened, Store, StoreThread};
+use crate::store::{CommitDone, Opened, Replaced, Report, Reserve, Store, StoreThread};
 use crate::{clock, debug, limits, memory, metrics, take_over};
 use embedded_vpc::client::ControlClient;
 use eni_proto::debug::StartStep;
@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::thread::JoinHandle;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// How many netlink threads wire and take off.
 const NETLINK_THREADS: usize = 2;
@@ -48,7 +48,7 @@ pub enum StartError {
     /// The lock could not be taken.
     #[error("this node's ipamd lock could not be taken")]
     Lock(#[from] instance_lock::LockError),
-    /// The store could not be opened.
+    /// The store could not be opened, and it is not damage.
     #[error("the store could not be opened; the file is untouched")]
     Store(#[from] crate::store::OpenError),
     /// The kernel refused a netlink socket.
@@ -113,10 +113,17 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
         warn!(%holder, "another ipamd owns this node: waiting for its end");
     })?;
     steps.done("lock");
-    let Opened { store, stored, mut notes } = Store::open(&config.paths.store, &boot)?;
+    let (Opened { store, stored, mut notes, damaged }, reserve) =
+        Store::open_at_start(&config.paths.store, &boot)?;
     notes.extend(limits::raise_descriptors(&config.sockets));
-    steps.done("store");
     let counters = Arc::new(Counters::default());
+    let metrics = Arc::new(Metrics::new(counters.clone()));
+    if let Some(damaged) = damaged {
+        error!("{damaged}");
+        metrics.store_replaced(Replaced::Damaged);
+        notes.push(damaged);
+    }
+    steps.done("store");
     let open = || Host::open(counters.clone()).map_err(StartError::Netlink);
     let mut host = open()?;
     // Before the first look: what changes after it is told.
@@ -128,7 +135,6 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
     let (owner, outcome) = Owner::restore(owner_config(config), stored, &view, &boot, clock::now())?;
     steps.done("host observed, records restored");
 
-    let metrics = Arc::new(Metrics::new(counters.clone()));
     let (done, finished) = completions();
     let outer = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -140,7 +146,7 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
     let host_cookie = host.cookie();
     let wiring = (0..NETLINK_THREADS).map(|_| open()).collect::<Result<Vec<_>, _>>()?;
     let executors = Executors {
-        store: threads.store(store, boot, &done, &metrics, memory::keep(&outer))?,
+        store: threads.store((store, reserve), boot, &done, &metrics, memory::keep(&outer))?,
         netlink: threads.netlink("netlink", wiring, &done)?,
         host: threads.netlink("host", vec![host], &done)?,
         reaper: threads.netlink("reaper", vec![open()?], &done)?,
@@ -218,7 +224,8 @@ async fn serve(
             ("cni.sock", &mut accepting),
         ]) => return Err(task),
     }
-    // New plugins find no socket and try again until the next ipamd has made its own.
+    // New plugins find no socket and try again until the next ipamd has made its own. Its file goes at once: a rename
+    // alone would leave one for each end that is cut short.
     if let Err(error) = std::fs::remove_file(&socket) {
         warn!(%error, "cni.sock could not be taken away");
     }
@@ -318,6 +325,24 @@ fn socket_error(path: &Path, source: std::io::Error) -> StartError {
     StartError::Socket { path: path.display().to_string(), source }
 }
 
+/// Tells the owner how batches of one transaction ended.
+fn commits_ended(commits: Vec<CommitDone>, done: &CompletionSender, metrics: &Metrics) {
+    if let Some(first) = commits.first() {
+        metrics.commit(first.took, commits.len(), commits.iter().all(|c| c.result.is_ok()));
+    }
+    // All of it is put before the first may wake: a group wakes the loop once.
+    let mut wakes = Vec::with_capacity(commits.len());
+    for commit in commits {
+        wakes.push(commit.wake.clone());
+        let effect = EffectId(commit.ticket);
+        let completion = match commit.result {
+            Err(error) if error.blank => Completion::Blank(error.to_string()),
+            result => Completion::Committed(result.map_err(|error| error.to_string())),
+        };
+        done.put(Finished::Effect { effect, completion }, commit.wake);
+    }
+}
+
 /// The threads that are joined at the end.
 #[derive(Default)]
 struct Threads {
@@ -327,31 +352,31 @@ struct Threads {
 impl Threads {
     fn store(
         &mut self,
-        store: Store,
+        (store, reserve): (Store, Reserve),
         boot: BootId,
         done: &CompletionSender,
         metrics: &Arc<Metrics>,
         worked: Arc<tokio::sync::Notify>,
     ) -> Result<crate::store::StoreHandle, StartError> {
         let (done, metrics) = (done.clone(), metrics.clone());
-        let finished = move |commits: Vec<CommitDone>| {
-            if let Some(first) = commits.first() {
-                metrics.commit(first.took, commits.len(), commits.iter().all(|c| c.result.is_ok()));
+        let told = move |report| match report {
+            Report::Ended(commits) => {
+                worked.notify_one();
+                commits_ended(commits, &done, &metrics);
             }
-            worked.notify_one();
-            // All of it is put before the first may wake: a group wakes the loop once.
-            let mut wakes = Vec::with_capacity(commits.len());
-            for commit in commits {
-                wakes.push(commit.wake.clone());
-                let effect = EffectId(commit.ticket);
-                let completion = match commit.result {
-                    Err(error) if error.blank => Completion::Blank(error.to_string()),
-                    result => Completion::Committed(result.map_err(|error| error.to_string())),
-                };
-                done.put(Finished::Effect { effect, completion }, commit.wake);
+            Report::Reserve(missing) => {
+                match &missing {
+                    Some(reason) => warn!(%reason, "the store's disk is full: ADD is refused, DEL is served"),
+                    None => info!("the store's disk has room again: its reserve is laid"),
+                }
+                done.push(Finished::Reserve(missing));
+            }
+            Report::Replaced(why, reason) => {
+                metrics.store_replaced(why);
+                error!(?why, %reason, "the store's file is replaced: everything is written to a new one");
             }
         };
-        let (handle, thread) = StoreThread::prepare(store, boot, STORE_QUEUE, finished);
+        let (handle, thread) = StoreThread::prepare(store, reserve, boot, STORE_QUEUE, told);
         let thread =
             thread.spawn().map_err(|source| StartError::Thread { what: "the store thread", source })?;
         self.running.push(thread);

@@ -18,6 +18,7 @@ use ipamd_core::kernel::{HostStepError, Reaped, WireError, WireStep};
 use ipamd_core::owner::Owner;
 use ipamd_core::owner::event::{Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
 use ipamd_core::time::Timestamp;
+use ipamd_netlink::fail_point;
 use ipamd_netlink::sandbox::SandboxSocket;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -115,6 +116,7 @@ impl Shell {
             Finished::Effect { effect, completion } => self.completed(effect, completion),
             Finished::LinkSeen => self.handle(Event::LinkSeen),
             Finished::HostChanged(triggers) => self.handle(Event::HostChanged(triggers)),
+            Finished::Reserve(missing) => self.handle(Event::StoreReserve(missing)),
             Finished::Wired { effect, op, completion, sandbox } => {
                 if let Some(sandbox) = sandbox {
                     self.sandboxes.insert(op, sandbox);
@@ -125,6 +127,7 @@ impl Shell {
     }
 
     fn completed(&mut self, effect: EffectId, completion: Completion) {
+        fail_point::pass("completion");
         self.flying.remove(&effect);
         let failed = is_failure(&completion);
         self.handle(Event::Done { effect, completion });

@@ -6,7 +6,6 @@
 // All of this program is a test.
 #![allow(clippy::unwrap_used)]
 
-mod crash;
 mod filter;
 mod growth;
 mod instances;
@@ -15,7 +14,6 @@ mod process;
 mod repair;
 mod spoof;
 mod steering;
-mod store;
 
 /// A node for one test.
 fn node(secondary: u32) -> eni_tests::node::Node {

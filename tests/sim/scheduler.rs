@@ -15,7 +15,7 @@ use ipamd_core::invariant;
 use ipamd_core::kernel::{DYING_GROUP, FIRST_IFINDEX, HostKernel, Trigger};
 use ipamd_core::owner::event::{AddAsk, Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
 use ipamd_core::owner::{Owner, OwnerConfig};
-use ipamd_core::record::{AddressState, AttachmentState, EniState};
+use ipamd_core::record::{AddressState, AttachmentState, EniState, Stored};
 use ipamd_core::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -76,6 +76,8 @@ pub(crate) struct History {
     sandboxes: BTreeMap<u8, NetnsCookie>,
     next_cookie: u64,
     faults: bool,
+    /// Others have changed the host.
+    harmed: bool,
     /// Host links that somebody has deleted.
     linkless: BTreeSet<u32>,
     trace: Vec<String>,
@@ -124,6 +126,7 @@ impl History {
             sandboxes: BTreeMap::new(),
             next_cookie: 100,
             faults: !seed.is_multiple_of(4),
+            harmed: false,
             linkless: BTreeSet::new(),
             trace: Vec::new(),
         };
@@ -169,12 +172,16 @@ impl History {
             90..93 => self.harm(),
             93..95 => self.kill_sandbox(),
             95..97 => self.leave_unread(),
+            97 => self.lose_the_file(),
             _ => self.crash(),
         }
     }
 
     /// Others break something of the host; mostly an event tells of it, else the period finds it.
     fn harm(&mut self) {
+        if self.world.blank {
+            return; // without its records, a link that lacks something is nobody's
+        }
         let (what, which) = (self.dice.roll(16), self.dice.roll(8));
         let trigger = if what == 15 {
             self.delete_pair(which)
@@ -184,6 +191,7 @@ impl History {
             self.world.kernel.harm(what, which, address)
         };
         let Some(trigger) = trigger else { return };
+        self.harmed = true;
         if matches!(what, 1 | 6) {
             // Route and alias prove a link whole: without them one that is not stored as live yet is undone by a restart.
             let stored = &self.world.stored.attachments;
@@ -251,6 +259,22 @@ impl History {
     }
 
     fn promised(&mut self, key: &AttachmentKey, cookie: NetnsCookie, address: Ipv4Addr) {
+        // What was committed may be lost with the file since, and nobody knows yet.
+        if !self.world.blank {
+            self.recorded(key, cookie, address);
+        }
+        let asked_last = self.asked.get(key) == Some(&cookie);
+        // Broken by others since it was wired: see `harm`.
+        let kernel = &self.world.kernel;
+        let link = self.owner.attachment(key).map(|record| record.host_ifindex);
+        let whole = link.is_some_and(|link| kernel.is_whole(link)) || !kernel.sandbox_lives(cookie);
+        if asked_last && whole && !self.undecided.contains(key) {
+            self.promises.insert(key.clone(), Promise { cookie, address });
+        }
+    }
+
+    /// What is answered is committed.
+    fn recorded(&self, key: &AttachmentKey, cookie: NetnsCookie, address: Ipv4Addr) {
         let record =
             self.world.stored.attachments.iter().find(|r| {
                 r.key == *key && r.state != AttachmentState::Dying && r.addresses.contains(&address)
@@ -259,13 +283,6 @@ impl History {
         assert_eq!(record.netns_cookie, cookie, "the record names the sandbox");
         let held = self.world.stored.addresses.iter().find(|a| a.address == address).expect("a record");
         assert!(matches!(&held.state, AddressState::Allocated { attachment } if *attachment == record.id()));
-        let asked_last = self.asked.get(key) == Some(&cookie);
-        // Broken by others since it was wired: see `harm`.
-        let whole =
-            self.world.kernel.is_whole(record.host_ifindex) || !self.world.kernel.sandbox_lives(cookie);
-        if asked_last && whole && !self.undecided.contains(key) {
-            self.promises.insert(key.clone(), Promise { cookie, address });
-        }
     }
 
     fn sandbox(&mut self, container: u8) -> NetnsCookie {
@@ -389,7 +406,8 @@ impl History {
         let at = self.dice.roll(self.ended.len());
         let (id, completion) = self.ended.remove(at);
         self.say(&format!("report {id:?}"));
-        let bad = matches!(&completion, Completion::Committed(Err(_)) | Completion::Skipped);
+        let bad =
+            matches!(&completion, Completion::Committed(Err(_)) | Completion::Blank(_) | Completion::Skipped);
         if bad {
             self.failed.insert(id);
         } else {
@@ -416,6 +434,15 @@ impl History {
         }
     }
 
+    /// The store's file is deleted, or damaged: the store takes nothing but everything now.
+    fn lose_the_file(&mut self) {
+        if self.faults && !self.harmed {
+            self.say("the file is lost");
+            self.world.stored = Stored::default();
+            self.world.blank = true;
+        }
+    }
+
     /// kill -9: what was in flight may or may not have been carried out, no completion arrives, memory is gone.
     fn crash(&mut self) {
         self.say("crash");
@@ -439,6 +466,7 @@ impl History {
                 self.world.carry_out(&effect, Fault::None);
             }
         }
+        self.world.blank = false;
         self.ended.clear();
         self.done.clear();
         self.failed.clear();
@@ -542,7 +570,7 @@ impl History {
     }
 
     /// Nothing of what others broke is left, or has to be laid, but what they do not undo.
-    fn host_is_whole(&self) -> bool {
+    fn host_is_whole(&mut self) -> bool {
         let view = self.world.kernel.observe().expect("the fake observes");
         host_net::plan(&self.owner.wanted(), &view).is_empty()
     }

@@ -10,7 +10,7 @@ use ipamd_core::cloud::{
 };
 use ipamd_core::kernel::{HostKernel, HostStepError, WireError, WireStep};
 use ipamd_core::owner::event::{Completion, Effect, EffectKind, PathSight};
-use ipamd_core::record::{AttachmentId, Stored};
+use ipamd_core::record::{AttachmentId, Stored, Write};
 use ipamd_core::time::Timestamp;
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
@@ -44,6 +44,8 @@ pub(crate) enum Lie {
 pub(crate) struct World {
     /// What is durable.
     pub(crate) stored: Stored,
+    /// The file is a new one: it takes nothing but everything.
+    pub(crate) blank: bool,
     /// The kernel.
     pub(crate) kernel: FakeKernel,
     /// EC2.
@@ -75,6 +77,7 @@ impl World {
         kernel.add_host_address(ifindex, Ipv4Net::new(primary.primary, prefix).expect("a prefix length"));
         World {
             stored: Stored::default(),
+            blank: false,
             kernel,
             ec2,
             boot: BootId::new("boot-1"),
@@ -129,7 +132,8 @@ impl World {
 
     fn mutate(&mut self, mutation: &Mutation, fault: Fault) -> Result<Mutated, CloudError> {
         let written = self.stored.intents.iter().any(|i| i.mutation == *mutation);
-        assert!(written, "{} was called without its intent: {mutation:?}", mutation.call());
+        // A file that is lost since has taken it along; what is left by a crash then is found by its tag.
+        assert!(written || self.blank, "{} was called without its intent: {mutation:?}", mutation.call());
         if fault == Fault::Refused {
             return Err(self.failed(mutation, Some("RequestLimitExceeded")));
         }
@@ -170,7 +174,11 @@ impl World {
     pub(crate) fn carry_out(&mut self, effect: &Effect, fault: Fault) -> Completion {
         let refuse = fault == Fault::Refused;
         match &effect.kind {
+            EffectKind::Commit(batch) if self.blank && batch.first() != Some(&Write::Clear) => {
+                Completion::Blank("a new file".into())
+            }
             EffectKind::Commit(batch) => {
+                self.blank &= refuse;
                 if !refuse {
                     self.stored.apply(batch);
                 }

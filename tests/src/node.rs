@@ -171,6 +171,15 @@ impl Node {
         self.ipamd = Some(command.spawn().expect("ipamd starts"));
     }
 
+    /// Starts another ipamd, with these words more: from now on it is the node's. The one before, if it was not waited for.
+    pub fn start_another(&mut self, more: &[&str]) -> Option<Child> {
+        let before = self.ipamd.take();
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("the log opens");
+        let mut command = self.ipamd_command();
+        self.ipamd = Some(command.args(more).stderr(log).spawn().expect("ipamd starts"));
+        before
+    }
+
     /// Starts ipamd with another stderr.
     pub fn start_ipamd_saying(&mut self, stderr: impl Into<Stdio>) {
         self.ipamd = Some(self.ipamd_command().stderr(stderr).spawn().expect("ipamd starts"));

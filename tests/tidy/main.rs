@@ -10,6 +10,7 @@
 mod arrows;
 mod conf;
 mod docs;
+mod features;
 mod licences;
 mod main_loop;
 mod metadata;

@@ -9,6 +9,7 @@ mod answer;
 mod apply;
 mod conntrack;
 mod dump;
+pub mod fail_point;
 pub mod fake;
 mod forward;
 pub mod host;

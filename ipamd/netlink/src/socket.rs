@@ -5,6 +5,7 @@
 //! mean.
 
 use crate::answer::{Header, NLMSG_DONE, NLMSG_ERROR, Refusal, messages, refusal};
+use crate::fail_point;
 use crate::stats::{Counters, Family};
 use crate::sys;
 use nix::errno::Errno;
@@ -375,10 +376,14 @@ fn transmit(fd: BorrowedFd<'_>, first: u32, messages: &mut [Vec<u8>]) -> io::Res
         message[8..12].copy_from_slice(&first.wrapping_add(index as u32).to_ne_bytes());
         bytes.extend_from_slice(message);
     }
+    fail_point::pass("send.before");
     loop {
         match send(fd.as_raw_fd(), &bytes, MsgFlags::empty()) {
             Err(Errno::EINTR) => {}
-            done => return done.map(|_| ()).map_err(Into::into),
+            done => {
+                fail_point::pass("send.after");
+                return done.map(|_| ()).map_err(Into::into);
+            }
         }
     }
 }

@@ -35,6 +35,7 @@ defs! {
     COMMITS = "store_commits", "counter", "outcome: ok, failed", "Transactions of the store";
     COMMIT_SECONDS = "store_commit_seconds", "histogram", "", "Seconds of a transaction";
     COMMIT_BATCH = "store_commit_batches", "histogram", "", "Batches that one transaction carried";
+    STORE_REPLACED = "store_replaced", "counter", "reason: damaged, taken_away, foreign", "Times that the store's file was replaced by a new one";
     NETLINK_MESSAGES = "netlink_messages", "counter", "", "Route netlink messages sent";
     NETLINK_SENDS = "netlink_sends", "counter", "", "Send calls that carried them";
     NETLINK_ERRORS = "netlink_errors", "counter", "", "Messages that the kernel refused, those included whose refusal is fine";

@@ -7,6 +7,7 @@ pub mod defs;
 pub mod expose;
 
 use crate::debug::query::Snapshot;
+use crate::store::Replaced;
 use crate::telemetry;
 use ipamd_core::record::EniState;
 use ipamd_netlink::stats::Counters;
@@ -89,6 +90,7 @@ label_values!(Phase: Queue = "queue", Commit = "commit", Wire = "wire", Total = 
 label_values!(Outcome: Ok = "ok", Refused = "refused", Failed = "failed", Cancelled = "cancelled");
 label_values!(Refused: TooMany = "too_many", NotRoot = "not_root", Slow = "slow", BadFrame = "bad_frame",
     BadRequest = "bad_request");
+label_values!(Replaced: Damaged = "damaged", TakenAway = "taken_away", Foreign = "foreign");
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PhaseLabels {
@@ -131,6 +133,11 @@ struct ReasonLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReplacedLabels {
+    reason: Replaced,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
     call: String,
     outcome: Outcome,
@@ -163,6 +170,7 @@ pub struct Metrics {
     broken: Family<TriggerLabels, Counter>,
     refused: Family<ReasonLabels, Counter>,
     ec2_calls: Family<CallLabels, Counter>,
+    store_replaced: Family<ReplacedLabels, Counter>,
     netlink: Arc<Counters>,
 }
 
@@ -192,6 +200,7 @@ impl Metrics {
             broken: Family::default(),
             refused: Family::default(),
             ec2_calls: Family::default(),
+            store_replaced: Family::default(),
             netlink,
         }
     }
@@ -210,6 +219,11 @@ impl Metrics {
         self.commits.get_or_create(&OutcomeLabels { outcome }).inc();
         self.commit_seconds.observe(took.as_secs_f64());
         self.commit_batch.observe(batches as f64);
+    }
+
+    /// The store's file was replaced by a new one.
+    pub fn store_replaced(&self, why: Replaced) {
+        self.store_replaced.get_or_create(&ReplacedLabels { reason: why }).inc();
     }
 
     /// One batch of the reaper.
@@ -269,6 +283,7 @@ impl Metrics {
         put!(defs::COMMITS, self.commits);
         put!(defs::COMMIT_SECONDS, self.commit_seconds);
         put!(defs::COMMIT_BATCH, self.commit_batch);
+        put!(defs::STORE_REPLACED, self.store_replaced);
         put!(defs::REAPED_LINKS, self.reaped);
         put!(defs::KEPT_LINKS, self.kept);
         put!(defs::REAP_SECONDS, self.reap_seconds);

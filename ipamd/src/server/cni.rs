@@ -11,8 +11,10 @@ use crate::metrics::Refused;
 use eni_proto::error::{Code, WireError};
 use eni_proto::fdpass;
 use eni_proto::frame::{self, HEADER};
+use eni_proto::ids::AttachmentKey;
 use eni_proto::reply::{self, Reply};
 use ipamd_core::owner::event::{Event, OpId};
+use ipamd_netlink::fail_point;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -119,6 +121,7 @@ async fn serve(this: &Rc<Loop>, stream: &UnixStream, asked: Asked) {
     match asked {
         Asked::Add(ask, sandbox) => {
             let key = ask.key.clone();
+            came("add", &key);
             let (op, waiting) = this.begin(Some(sandbox), |op| Event::Add { op, ask: *ask });
             if let Some(outcome) = wait(this, stream, op, waiting).await {
                 let added = matches!(outcome, reply::Outcome::Added(_));
@@ -129,6 +132,7 @@ async fn serve(this: &Rc<Loop>, stream: &UnixStream, asked: Asked) {
             }
         }
         Asked::Del(del) => {
+            came("del", &del.key);
             let (op, waiting) = this.begin(None, |op| Event::Del { op, key: del.key });
             if let Some(outcome) = wait(this, stream, op, waiting).await {
                 answer(stream, outcome).await;
@@ -141,6 +145,12 @@ async fn serve(this: &Rc<Loop>, stream: &UnixStream, asked: Asked) {
             this.stop();
         }
     }
+}
+
+/// An operation's request has come.
+fn came(verb: &str, key: &AttachmentKey) {
+    fail_point::arm(verb, key.container.as_str());
+    fail_point::pass("request");
 }
 
 /// Waits for an operation's outcome, or for its plugin to go away: that EOF is the undo. `None` closes the connection
@@ -244,6 +254,7 @@ async fn deliver(stream: &UnixStream, outcome: reply::Outcome) -> bool {
 
 async fn send(stream: &UnixStream, outcome: reply::Outcome) -> io::Result<()> {
     let bytes = frame::encode(&Reply::new(outcome)).map_err(io::Error::other)?;
+    fail_point::pass("reply.before");
     let sent = timeout(LEAVE, async {
         let mut rest = &bytes[..];
         while !rest.is_empty() {
@@ -255,7 +266,9 @@ async fn send(stream: &UnixStream, outcome: reply::Outcome) -> io::Result<()> {
         }
         Ok(())
     });
-    sent.await.unwrap_or_else(|_| {
+    let sent = sent.await.unwrap_or_else(|_| {
         Err(io::Error::new(io::ErrorKind::TimedOut, "the reader did not take it in time"))
-    })
+    });
+    fail_point::pass("reply.after");
+    sent
 }

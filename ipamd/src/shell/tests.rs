@@ -44,9 +44,9 @@ fn effect(id: u64, after: &[u64], kind: EffectKind) -> Effect {
 fn what_comes_after_a_commit_that_the_queue_does_not_take_is_not_started() {
     let folder = tempfile::tempdir().unwrap();
     let boot = BootId::new("boot-1");
-    let opened = Store::open(&folder.path().join("ipamd.redb"), &boot).unwrap();
+    let (opened, reserve) = Store::open_at_start(&folder.path().join("ipamd.redb"), &boot).unwrap();
     // The thread does not run: its queue has room for the start's commit, and no other.
-    let (store, _thread) = StoreThread::prepare(opened.store, boot.clone(), 1, |_| ());
+    let (store, _thread) = StoreThread::prepare(opened.store, reserve, boot.clone(), 1, |_| ());
     let (done, _completions) = completions();
     let queue = || netlink::start("test", Vec::new(), &done).unwrap().0;
     let unasked = Arc::new(Unasked);

@@ -1,19 +1,25 @@
 //! The store: what must survive the process, on redb.
 //!
-//! Owns the file, its tables and how damage is told from everything else; the thread that commits is in `thread`, the
-//! bytes of records in `codec`. redb is the log: everything is in memory, and read once, at start. Does not decide
-//! what is written.
+//! Owns the file, its tables and how damage is told from everything else (`open`); the thread that commits is in
+//! `thread`, the bytes of records in `codec`. redb is the log: everything is in memory, and read once, at start. Does
+//! not decide what is written.
 //!
-//! In every error of opening the file stays untouched: what may be damaged is tried on a copy first.
+//! In every error of opening the file stays untouched: what may be damaged is tried in memory first. A damaged one is set
+//! aside (`aside`), a full disk is met with a `reserve`, and what others do to the file is seen by its `mark`.
 
+mod aside;
 mod codec;
+mod mark;
 mod open;
+mod reserve;
 mod thread;
 
 pub use open::{OpenError, Opened};
-pub use thread::{CommitDone, CommitError, QueueFull, StoreHandle, StoreThread};
+pub use reserve::Reserve;
+pub use thread::{CommitDone, CommitError, QueueFull, Replaced, Report, StoreHandle, StoreThread};
 
 use ipamd_core::record::{Stored, Write};
+use ipamd_netlink::fail_point;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use std::path::{Path, PathBuf};
 
@@ -133,6 +139,7 @@ impl Store {
                 }
             }
         }
+        fail_point::pass("commit.middle");
         transaction.commit()?;
         Ok(())
     }

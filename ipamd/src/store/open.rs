@@ -1,18 +1,21 @@
 //! Opening the store: what is damage, what is something else, and that a refused file stays as it is.
 //!
 //! Owns the classes. *Damaged* is: redb reports corruption, a value's checksum is wrong, or loading panics. Locked, an
-//! I/O error, no permission or a newer schema is not damage. A file that exists is opened on a private copy first
-//! (redb repairs as it opens, and may panic on a file that was changed from outside): only when the copy opens and
-//! loads whole is the file itself opened.
+//! I/O error, no permission or a newer schema is not damage. A file that exists is tried in memory first (redb repairs
+//! as it opens, and may panic on a file that was changed from outside; a copy on the disk would need room on one that is
+//! full): only when the copy opens and loads whole is the file itself opened. At start a damaged file is set aside and a
+//! new one made: what is empty is rebuilt from the kernel and EC2.
 
 use super::codec::DecodeError;
-use super::{ADDRESSES, ATTACHMENTS, ENIS, INTENTS, META, NODE, SCHEMA, SCHEMA_KEY, Store};
+use super::reserve::Reserve;
+use super::{ADDRESSES, ATTACHMENTS, ENIS, INTENTS, META, NODE, SCHEMA, SCHEMA_KEY, Store, aside};
 use crate::panics::contained;
 use eni_proto::ids::BootId;
 use ipamd_core::record::Stored;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::geteuid;
-use redb::{Database, ReadableDatabase, ReadableTable};
+use redb::backends::InMemoryBackend;
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableHandle};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -29,6 +32,8 @@ pub struct Opened {
     pub stored: Stored,
     /// What is worth a word to the operator.
     pub notes: Vec<String>,
+    /// The file that was there was damaged: this is a new one. Why, and where the old one is.
+    pub damaged: Option<String>,
 }
 
 /// Why the store was not opened. The file is untouched.
@@ -51,9 +56,7 @@ pub enum OpenError {
         found: u32,
     },
     /// It is damaged.
-    #[error(
-        "{path} is damaged ({cause}): move it away to start with an empty store; attachments are rebuilt from their links"
-    )]
+    #[error("{path} is damaged: {cause}")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -114,7 +117,45 @@ macro_rules! redb_errors {
 }
 redb_errors!(TransactionError, TableError, StorageError, CommitError);
 
+impl OpenError {
+    /// Whether the disk is full.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, OpenError::Io { source, .. } if is_full(source))
+    }
+}
+
+/// Whether an error says that the disk is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 impl Store {
+    /// Opens the store at start. On a full disk its reserve is given up; a damaged file is set aside, loudly, and a new
+    /// one made. Every other refusal leaves the file as it is.
+    pub fn open_at_start(path: &Path, boot: &BootId) -> Result<(Opened, Reserve), OpenError> {
+        let mut reserve = Reserve::of(path);
+        let mut tried = Store::open(path, boot);
+        if tried.as_ref().is_err_and(OpenError::is_full) && (reserve.give_up() | aside::delete_all(path)) {
+            tried = Store::open(path, boot);
+        }
+        match tried {
+            Err(OpenError::Damaged { cause, .. }) => {
+                let aside = aside::set_aside(path).map_err(|source| OpenError::Io {
+                    step: "moving the damaged",
+                    path: path.to_owned(),
+                    source,
+                })?;
+                let mut opened = Store::open(path, boot)?;
+                opened.damaged = Some(format!(
+                    "the store was damaged ({cause}): it lies in {} now, and what it held is rebuilt from the kernel and EC2",
+                    aside.display()
+                ));
+                Ok((opened, reserve))
+            }
+            other => Ok((other?, reserve)),
+        }
+    }
+
     /// Opens the store, making it when it is not there; records of another boot are dropped (no sandbox outlives one).
     pub fn open(path: &Path, boot: &BootId) -> Result<Opened, OpenError> {
         let io = |step| move |source| OpenError::Io { step, path: path.to_owned(), source };
@@ -151,10 +192,19 @@ impl Store {
             stored = Stored::default();
             store.clear().map_err(|error| classify(path, error))?;
         }
-        Ok(Opened { store, stored, notes })
+        Ok(Opened { store, stored, notes, damaged: None })
     }
 
+    /// Makes what is not there of the tables; a file that has them all is not written.
     fn make_tables(&self) -> Result<(), LoadError> {
+        let there: Vec<String> =
+            self.database.begin_read()?.list_tables()?.map(|table| table.name().to_owned()).collect();
+        let tables = [META, NODE, ENIS, ADDRESSES, ATTACHMENTS, INTENTS];
+        if tables.iter().all(|table| there.iter().any(|name| name == table.name()))
+            && self.schema()?.is_some()
+        {
+            return Ok(());
+        }
         let transaction = self.database.begin_write()?;
         {
             let mut meta = transaction.open_table(META)?;
@@ -207,31 +257,30 @@ fn check_folder(folder: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Opens and loads a copy beside the file; the copy goes away again.
+/// Opens and loads what the file holds, in memory.
 fn try_a_copy(path: &Path) -> Result<(), OpenError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".trial");
-    let copy = PathBuf::from(name);
-    let io = |source| OpenError::Io { step: "copying", path: path.to_owned(), source };
+    let io = |source| OpenError::Io { step: "reading", path: path.to_owned(), source };
     // A lock is seen on the file itself: a copy has none.
     let lock = fs::File::open(path).map_err(io)?;
     if let Err(fs::TryLockError::WouldBlock) = lock.try_lock_shared() {
         return Err(OpenError::Locked { path: path.to_owned() });
     }
     drop(lock);
-    fs::copy(path, &copy).map_err(io)?;
-    let tried = contained(|| trial(&copy));
-    // The copy is ours alone; one that stays is overwritten by the next start.
-    let _ = fs::remove_file(&copy);
-    match tried {
+    let bytes = fs::read(path).map_err(io)?;
+    match contained(|| trial(path, &bytes)) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(classify(path, error)),
         Err(_) => Err(OpenError::Damaged { path: path.to_owned(), cause: "reading it panicked".to_owned() }),
     }
 }
 
-fn trial(copy: &Path) -> Result<(), LoadError> {
-    let mut store = open_database(copy)?;
+fn trial(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
+    let copy = InMemoryBackend::new();
+    let filled = copy.set_len(bytes.len() as u64).and_then(|()| copy.write(0, bytes));
+    filled.expect("memory has no errors");
+    let database = Database::builder().set_cache_size(CACHE).create_with_backend(copy);
+    let database = database.map_err(|error| LoadError::Redb(Box::new(error.into())))?;
+    let mut store = Store { path: path.to_owned(), database };
     match store.schema()? {
         Some(found) if found > SCHEMA => return Err(LoadError::Newer(found)),
         _ => {}

@@ -3,6 +3,7 @@
 //! Owns one file per test, in a folder of its own. Does not kill a process in the middle of a commit: the tier `netns`
 //! does.
 
+mod frozen;
 mod thread;
 
 use super::*;
@@ -252,6 +253,38 @@ fn what_is_no_store_is_refused() {
     fs::create_dir(&path).unwrap();
     let error = Store::open(&path, &boot()).err().expect("it is refused");
     assert!(matches!(error, OpenError::Io { step: "opening", .. }), "{error}");
+}
+
+#[test]
+fn a_damaged_store_is_set_aside_at_start_and_every_other_refusal_leaves_it() {
+    let (_folder, path) = folder();
+    commit(&open(&path).store, &every_record());
+    let sound = fs::read(&path).unwrap();
+    for at in (0..sound.len()).step_by(4096) {
+        let mut damaged = sound.clone();
+        damaged[at..at + 64].fill(0xa5);
+        fs::write(&path, &damaged).unwrap();
+        let (opened, _) = Store::open_at_start(&path, &boot()).unwrap();
+        let Some(why) = &opened.damaged else {
+            // Nothing that is in use: it loads as it was.
+            assert_eq!(opened.stored.attachments.len(), 5, "at {at}");
+            continue;
+        };
+        assert!(why.contains("damaged-1"), "{why}");
+        assert_eq!(opened.stored, Stored::default());
+        assert_eq!(fs::read(path.with_extension("redb.damaged-1")).unwrap(), damaged);
+    }
+    assert!(path.with_extension("redb.damaged-2").exists(), "most of these were damage");
+    fs::write(&path, &sound).unwrap();
+    let opened = open(&path);
+    put_bytes(&opened.store, META, SCHEMA_KEY, &(SCHEMA + 1).to_be_bytes());
+    let error = Store::open_at_start(&path, &boot()).err().expect("it is locked");
+    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
+    drop(opened);
+    let before = fs::read(&path).unwrap();
+    let error = Store::open_at_start(&path, &boot()).err().expect("it is newer");
+    assert!(matches!(error, OpenError::NewerSchema { .. }), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before);
 }
 
 #[test]

@@ -59,6 +59,11 @@ impl Owner {
 
     fn refuse_add(&self, op: &Op) -> Option<ReplyError> {
         let ask = op.ask.as_ref()?;
+        if let Some(cause) = &self.no_reserve
+            && self.attachments.current(&ask.key).is_none()
+        {
+            return Some(no_reserve(cause));
+        }
         if self.ops.len() >= self.config.max_waiters {
             let text = format!("{} operations are under way already", self.ops.len());
             return Some(
@@ -131,8 +136,23 @@ impl Owner {
         recorded
     }
 
+    /// The store's disk is full, or has room again. What is left of room is for DELs: whoever waits is told.
+    pub(super) fn reserve_changed(&mut self, missing: Option<String>, now: Timestamp) {
+        self.no_reserve = missing;
+        let Some(cause) = self.no_reserve.clone() else { return };
+        // From the back, so that none of them is begun by the end of the one before it.
+        for id in self.waiting.clone().into_iter().rev() {
+            self.end(id, Ending::Refused, Err(no_reserve(&cause)), now);
+        }
+    }
+
     /// A new attachment: everything is chosen here, then committed and wired at once.
     pub(super) fn make(&mut self, id: OpId, ask: &AddAsk, now: Timestamp) {
+        if let Some(cause) = &self.no_reserve {
+            let error = no_reserve(cause);
+            self.end(id, Ending::Refused, Err(error), now);
+            return;
+        }
         let attachment = AttachmentId { key: ask.key.clone(), generation: self.next_generation };
         let Some(address) = self.pool.allocate(&attachment, now) else {
             let lane = self.lanes.get(&ask.key);
@@ -459,4 +479,10 @@ impl Owner {
             op.phases.queue = Some(now - op.arrived);
         }
     }
+}
+
+fn no_reserve(cause: &str) -> ReplyError {
+    let text = "no assignment can be recorded: the store's disk is full";
+    let advice = "make room there: ADD works again by itself within a second";
+    ReplyError::new(Code::TryAgainLater, text).cause(cause).advice(advice)
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns the batches' contents and the set of records whose stored copy is behind memory: `live` states, which nobody
 //! waits for, and whatever was in a batch that failed. They ride with the next commit; when there is none they are
-//! written after a second. When the store has lost everything, the next commit, whatever it is for, writes everything
-//! before its own. Does not own the store.
+//! written after a second. When the store has lost everything, a commit that it refused for that is asked again, for the
+//! same purpose, with everything before it: nobody notices. Does not own the store.
 
 use super::event::{EffectId, EffectKind, Note};
 use super::{Owner, Purpose};
@@ -101,6 +101,20 @@ impl Owner {
     pub(super) fn mark_dirty(&mut self, id: RecordId, now: Timestamp) {
         self.dirty.records.insert(id);
         self.dirty.since.get_or_insert(now);
+    }
+
+    /// The store has turned out to be empty: everything, and the same commit again. Memory holds what it was to write.
+    pub(super) fn write_anew(&mut self, effect: EffectId, purpose: Purpose, cause: String, now: Timestamp) {
+        self.note(Note::WrittenAnew { cause });
+        self.dirty.flying.remove(&effect);
+        // One that writes everything is in front of this one already, when the store has refused several.
+        if !self.dirty.flying.values().any(|records| records.contains(&RecordId::All)) {
+            self.mark_dirty(RecordId::All, now);
+        }
+        let again = self.commit(purpose, Vec::new(), now);
+        if self.gate.committing.remove(&effect) {
+            self.gate.committing.insert(again);
+        }
     }
 
     pub(super) fn commit_ended(&mut self, effect: EffectId, result: &Result<(), String>, now: Timestamp) {

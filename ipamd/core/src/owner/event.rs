@@ -69,6 +69,9 @@ pub enum Event {
     LinkSeen,
     /// Others have changed the host's network: what has told of it.
     HostChanged(BTreeSet<Trigger>),
+    /// The store's reserve for a full disk: why there is none, or that there is one again. Without it only what needs no
+    /// new record is served.
+    StoreReserve(Option<String>),
     /// No new ADD from now on: waiting ones are closed without a reply, so that their plugins ask the next ipamd.
     Drain,
 }
@@ -277,6 +280,11 @@ pub enum Note {
     Rebuilt {
         /// Which.
         attachment: AttachmentId,
+    },
+    /// The store's file is a new one: everything is written to it.
+    WrittenAnew {
+        /// What the store said.
+        cause: String,
     },
     /// A commit failed: it is written again with the next one.
     CommitFailed {

@@ -100,10 +100,11 @@ impl Owner {
         self.driver.wake(self.reconcilers.host_net, now);
     }
 
-    /// What is wanted of the host has changed.
+    /// What is wanted of the host has changed, and must be laid whatever the last pass failed for. Not for what a pass
+    /// itself finds missing: that would have no pause.
     pub(super) fn wake_host_net(&mut self, now: Timestamp) {
         self.host.triggers.insert(Trigger::Pool);
-        self.driver.wake(self.reconcilers.host_net, now);
+        self.driver.wake_now(self.reconcilers.host_net, now);
     }
 
     pub(super) fn look_at_host(&mut self, pass: Pass) {

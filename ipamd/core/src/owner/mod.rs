@@ -71,6 +71,8 @@ pub struct Owner {
     draining: bool,
     /// Why the last commit failed, until one succeeds.
     store_trouble: Option<String>,
+    /// Why there is no reserve for a full disk: no new record is made for an ADD.
+    no_reserve: Option<String>,
     out: Outcome,
 }
 
@@ -138,6 +140,7 @@ impl Owner {
             Event::Wake => {}
             Event::LinkSeen => self.link_seen(now),
             Event::HostChanged(triggers) => self.host_changed(&triggers, now),
+            Event::StoreReserve(missing) => self.reserve_changed(missing, now),
             Event::Drain => self.drain(now),
         }
         self.tick(now);
@@ -177,13 +180,9 @@ impl Owner {
 
     fn done(&mut self, effect: EffectId, completion: Completion, now: Timestamp) {
         let Some(purpose) = self.purposes.remove(&effect) else { return };
-        let completion = match completion {
-            Completion::Blank(cause) => {
-                self.mark_dirty(commit::RecordId::All, now);
-                Completion::Committed(Err(cause))
-            }
-            other => other,
-        };
+        if let Completion::Blank(cause) = completion {
+            return self.write_anew(effect, purpose, cause, now);
+        }
         if let Completion::Committed(result) = &completion {
             self.commit_ended(effect, result, now);
         }

@@ -105,6 +105,7 @@ impl Owner {
             growth: Growth::restore(stored.intents, now),
             draining: false,
             store_trouble: None,
+            no_reserve: None,
             out: Outcome::default(),
         };
         owner.register(now);
@@ -209,7 +210,12 @@ impl Owner {
                 continue;
             }
             self.note(Note::OrphanLink { ifindex: link.ifindex, alias: link.alias.clone() });
-            let item = ReapItem::orphan(link.ifindex, link.alias.clone(), routed_by(link.ifindex, host));
+            // The route of a link that was taken off is gone, its neighbour stays until the link does.
+            let mut addresses = routed_by(link.ifindex, host);
+            addresses.extend(host.neighbours.iter().filter(|n| n.ifindex == link.ifindex).map(|n| n.address));
+            addresses.sort_unstable();
+            addresses.dedup();
+            let item = ReapItem::orphan(link.ifindex, link.alias.clone(), addresses);
             self.reaper.push(item, now);
         }
     }

@@ -20,7 +20,7 @@ pub struct Health {
     pub ready: bool,
     /// ADDs were served at some time in this boot: a restart does not take the node out of service.
     pub was_ready: bool,
-    /// The last commit failed.
+    /// The last commit failed, or the store's disk has no room for another attachment.
     pub store_failing: bool,
     /// What is missing or wrong; empty when all is well.
     pub reasons: Vec<String>,
@@ -38,6 +38,7 @@ impl Owner {
     pub fn health(&self) -> Health {
         let mut reasons: Vec<String> = self.why_not_serving().into_iter().collect();
         reasons.extend(self.store_trouble.iter().map(|cause| format!("the store: {cause}")));
+        reasons.extend(self.no_reserve.iter().map(|cause| format!("the store's disk is full: {cause}")));
         for view in self.driver.views() {
             reasons.extend(view.last_error.map(|e| format!("{}: {e}", view.name)));
         }
@@ -51,7 +52,7 @@ impl Owner {
         Health {
             ready: self.gate.open(),
             was_ready: self.node.was_ready,
-            store_failing: self.store_trouble.is_some(),
+            store_failing: self.store_trouble.is_some() || self.no_reserve.is_some(),
             reasons,
         }
     }

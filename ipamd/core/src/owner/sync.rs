@@ -9,6 +9,7 @@ use super::event::{EffectId, EffectKind, Note};
 use super::{Owner, Purpose};
 use crate::cloud::{CloudObservation, InstanceLimits};
 use crate::eni_sync;
+use crate::kernel::Trigger;
 use crate::reconcile::driver::{Pass, Schedule};
 use crate::record::{AttachmentId, AttachmentRecord, InstanceRecord, Write};
 use crate::time::Timestamp;
@@ -189,7 +190,8 @@ impl Owner {
     pub(super) fn gate_progress(&mut self, now: Timestamp) {
         let orphans_gone = self.reaper.orphaned().is_empty();
         if orphans_gone && self.gate.laid && !self.pool.is_all_laid() {
-            self.wake_host_net(now);
+            // This may be the end of a pass that could not lay it: its back-off is kept.
+            self.host_changed(&BTreeSet::from([Trigger::Pool]), now);
         }
         if self.gate.open() {
             if !self.gate.announced {

@@ -52,18 +52,62 @@ fn into_a_file_that_is_new_everything_is_written_before_a_reply() {
     }
     lose_the_file(&mut bench);
     bench.send(Event::Add { op: OpId(100), ask: ask("a", 100) });
-    assert_eq!(bench.error(100).code, Code::TryAgainLater);
-    bench.send(Event::Add { op: OpId(101), ask: ask("a", 100) });
-    bench.added(101);
+    bench.added(100);
     assert_whole(&bench);
     assert!(bench.owner.health().can_serve());
 
     lose_the_file(&mut bench);
     bench.send(Event::Del { op: OpId(102), key: key("a") });
-    assert_eq!(bench.error(102).code, Code::TryAgainLater);
-    bench.send(Event::Del { op: OpId(103), key: key("a") });
-    assert_eq!(bench.reply(103), Some(&reply::Outcome::Done));
+    assert_eq!(bench.reply(102), Some(&reply::Outcome::Done));
     assert_whole(&bench);
+    assert_eq!(bench.stored.attachments.iter().filter(|a| a.state == AttachmentState::Dying).count(), 1);
+}
+
+#[test]
+fn a_new_file_that_takes_nothing_fails_what_waits_for_it_once() {
+    let mut bench = Bench::new(4);
+    lose_the_file(&mut bench);
+    bench.commit_error = true;
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 1) });
+    assert_eq!(bench.error(1).code, Code::TryAgainLater);
+    bench.commit_error = false;
+    bench.send(Event::Add { op: OpId(2), ask: ask("a", 1) });
+    bench.added(2);
+    assert_whole(&bench);
+}
+
+#[test]
+fn without_a_reserve_only_what_needs_no_new_record_is_served() {
+    let mut bench = Bench::new(4);
+    for n in 1..3 {
+        bench.send(Event::Add { op: OpId(n), ask: ask(&format!("c{n}"), n) });
+    }
+    bench.send(Event::StoreReserve(Some("the disk is full".into())));
+    assert!(!bench.owner.health().can_serve());
+    bench.send(Event::Add { op: OpId(3), ask: ask("c3", 3) });
+    let error = bench.error(3);
+    assert_eq!(error.code, Code::TryAgainLater);
+    assert!(error.to_string().contains("the disk is full"), "{error}");
+    bench.send(Event::Add { op: OpId(4), ask: ask("c1", 1) });
+    bench.added(4);
+    bench.send(Event::Del { op: OpId(5), key: key("c2") });
+    assert_eq!(bench.reply(5), Some(&reply::Outcome::Done));
+    // One for another sandbox takes the old one off, and is refused.
+    bench.send(Event::Add { op: OpId(6), ask: ask("c1", 6) });
+    assert_eq!(bench.error(6).code, Code::TryAgainLater);
+    bench.send(Event::StoreReserve(None));
+    bench.send(Event::Add { op: OpId(7), ask: ask("c3", 3) });
+    bench.added(7);
+    assert!(bench.owner.health().can_serve());
+}
+
+#[test]
+fn whoever_waits_is_told_when_the_disk_is_full() {
+    let mut bench = Bench::start(4, Stored::default(), host(), true);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 1) });
+    assert_eq!(bench.reply(1), None, "it waits for the first address");
+    bench.send(Event::StoreReserve(Some("the disk is full".into())));
+    assert!(bench.error(1).to_string().contains("the disk is full"));
 }
 
 #[test]
@@ -73,8 +117,9 @@ fn a_new_file_is_written_whole_when_nobody_asks_and_tried_again_until_it_is() {
         bench.send(Event::Add { op: OpId(n), ask: ask(&format!("c{n}"), n) });
     }
     lose_the_file(&mut bench);
-    bench.send(Event::Del { op: OpId(3), key: key("c0") });
     bench.commit_error = true;
+    bench.send(Event::Del { op: OpId(3), key: key("c0") });
+    assert_eq!(bench.error(3).code, Code::TryAgainLater);
     bench.pass(Duration::from_secs(1));
     bench.pass(Duration::from_secs(1));
     assert_eq!(bench.stored, Stored::default(), "the disk is full again");
