@@ -542,7 +542,7 @@ impl History {
     }
 
     /// Nothing of what others broke is left, or has to be laid, but what they do not undo.
-    fn host_is_whole(&self) -> bool {
+    fn host_is_whole(&mut self) -> bool {
         let view = self.world.kernel.observe().expect("the fake observes");
         host_net::plan(&self.owner.wanted(), &view).is_empty()
     }
