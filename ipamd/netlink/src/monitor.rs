@@ -15,11 +15,11 @@ use crate::stats::{Counters, Family};
 use crate::{dump, message, sys};
 use ipamd_core::kernel::{PROTOCOL, Trigger};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind};
 use sift::{RTM_DELNETCONF, RTM_NEWNEIGH, RTM_NEWROUTE, Sift};
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -132,6 +132,8 @@ fn listen(protocol: SockProtocol, groups: &[i32]) -> io::Result<OwnedFd> {
     const NETLINK_ADD_MEMBERSHIP: i32 = 1;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = nix::sys::socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+    // With a port of its own: the kernel's own notifications are not sent to port 0, which is who has none.
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     sys::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, ROOM)?;
     for group in groups {
         sys::set_option(fd.as_fd(), SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, *group)?;

@@ -28,20 +28,16 @@ impl Told<'_> {
         Told { node, events, fences: 0 }
     }
 
-    /// What was told up to now: what comes before a change that is told in any case.
+    /// What was told up to now: whatever comes before a change that is told in any case.
     fn all(&mut self) -> BTreeSet<Trigger> {
         self.fences += 1;
-        let address = format!("192.0.2.{}/32", self.fences);
-        self.node.space.sh("sleep 0.03");
-        let mut told: BTreeSet<Trigger> = self.events.try_iter().flatten().collect();
-        self.node.space.sh(&format!("ip addr add {address} dev lo"));
-        loop {
-            let event = self.events.recv_timeout(Duration::from_secs(10)).expect("the fence is told");
-            if event == BTreeSet::from([Trigger::Address]) {
-                return told;
-            }
-            told.extend(event.into_iter().filter(|trigger| *trigger != Trigger::Address));
+        self.node.space.sh(&format!("ip addr add 192.0.2.{}/32 dev lo", self.fences));
+        let mut told = BTreeSet::new();
+        while !told.contains(&Trigger::Address) {
+            told.extend(self.events.recv_timeout(Duration::from_secs(10)).expect("the fence is told"));
         }
+        told.remove(&Trigger::Address);
+        told
     }
 }
 
@@ -95,8 +91,7 @@ fn what_others_do_is_told_as_the_fake_tells_it() {
     node.space.sh("ip link add ens6 index 9 type veth peer name p");
     let socket = sandbox.socket(node.cookie);
     let mut fake = FakeKernel::new();
-    let view = ipamd_core::kernel::LinkView { ifindex: 9, ..of_ens6() };
-    fake.add_link(view);
+    fake.add_link(of_ens6());
     fake.add_sandbox(NetnsCookie(7));
     node.with_host(|host| {
         let mut told = Told::new(&node, host);
@@ -107,48 +102,25 @@ fn what_others_do_is_told_as_the_fake_tells_it() {
         told.all();
         fake.take_told();
         let (pod, index) = (spec(1).host_name, spec(1).ifindex);
-        let table = PODS_TABLE;
-        type Damage<'a> = (String, Box<dyn Fn(&mut FakeKernel) + 'a>);
-        let damages: Vec<Damage<'_>> = vec![
-            ("ip rule flush protocol 236".into(), Box::new(|f| f.flush(Thing::Rule))),
-            (format!("ip route flush table {table}"), Box::new(|f| f.flush(Thing::Route))),
-            ("ip neigh flush nud permanent".into(), Box::new(|f| f.flush(Thing::Neighbour))),
-            ("nft flush ruleset".into(), Box::new(|f| f.flush(Thing::Nftables))),
-            (
-                "ip rule add priority 100 lookup 100".into(),
-                Box::new(|f| {
-                    let mark = None;
-                    f.add_rule(RuleView {
-                        priority: 100,
-                        table: 100,
-                        protocol: 3,
-                        mark,
-                        other_selector: false,
-                    });
-                }),
-            ),
-            (
-                format!("ip link set {pod} alias theirs"),
-                Box::new(move |f| {
-                    f.change_link(index, |link| link.alias = "theirs".into());
-                }),
-            ),
-            (
-                "ip link set ens6 address 02:07:07:07:07:07".into(),
-                Box::new(|f| {
-                    f.change_link(9, |link| link.mac = Some(MacAddr([2, 7, 7, 7, 7, 7])));
-                }),
-            ),
-            (
-                "ip link set ens6 down".into(),
-                Box::new(|f| {
-                    f.change_link(9, |link| link.up = false);
-                }),
-            ),
+        let damages: [(String, fn(&mut FakeKernel, u32)); 8] = [
+            ("ip rule flush protocol 236".into(), |fake, _| fake.flush(Thing::Rule)),
+            (format!("ip route flush table {PODS_TABLE}"), |fake, _| fake.flush(Thing::Route)),
+            ("ip neigh flush nud permanent".into(), |fake, _| fake.flush(Thing::Neighbour)),
+            ("nft flush ruleset".into(), |fake, _| fake.flush(Thing::Nftables)),
+            ("ip rule add priority 100 lookup 100".into(), |fake, _| fake.add_rule(foreign_rule())),
+            (format!("ip link set {pod} alias theirs"), |fake, pod| {
+                assert!(fake.change_link(pod, |link| link.alias = "theirs".into()));
+            }),
+            ("ip link set ens6 address 02:07:07:07:07:07".into(), |fake, _| {
+                assert!(fake.change_link(9, |link| link.mac = Some(MacAddr([2, 7, 7, 7, 7, 7]))));
+            }),
+            ("ip link set ens6 down".into(), |fake, _| {
+                assert!(fake.change_link(9, |link| link.up = false));
+            }),
         ];
         for (line, damage) in damages {
             node.space.sh(&line);
-            damage(&mut fake);
+            damage(&mut fake, index);
             assert_eq!(told.all(), fake.take_told(), "{line}");
         }
         assert_eq!(host.observe().unwrap().nft, None);
@@ -182,6 +154,10 @@ fn a_part_of_our_nft_table_that_others_change_is_not_known_any_more() {
         node.space.sh("nft add rule ip filter FORWARD counter");
         assert_eq!(told.all(), BTreeSet::new(), "one rule more changes nothing for what no rule takes");
     });
+}
+
+fn foreign_rule() -> RuleView {
+    RuleView { priority: 100, table: 100, protocol: 3, mark: None, other_selector: false }
 }
 
 fn of_ens6() -> ipamd_core::kernel::LinkView {
