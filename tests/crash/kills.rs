@@ -1,5 +1,6 @@
 //! kill -9 of the daemon and of the plugin: nothing is lost, nothing half-made stays.
 
+use crate::crowd::{Crowd, sound};
 use crate::node;
 use eni_tests::cni::{Call, add, del};
 use eni_tests::node::{Node, Options};
@@ -161,6 +162,7 @@ fn kill_at_each_call(
     prepare: impl Fn(&str) -> Option<Ipv4Addr>,
     judge: impl Fn(Option<Ipv4Addr>, Option<&str>, bool) -> bool,
 ) {
+    let crowd = Crowd::new(node, 2);
     let mut finished = 0;
     for number in 1..80 {
         let id = format!("{}{number}", verb.to_lowercase());
@@ -183,12 +185,14 @@ fn kill_at_each_call(
         Call::new(node, verb).of(&id, &sandbox.path()).ok();
         del(node, &id, &sandbox.path());
         wait::until("taken off", || sandbox.address("eth0").is_none());
+        crowd.talks(&id);
         if finished > 2 {
             break;
         }
     }
     assert!(finished > 2, "the last kills come after the plugin's last system call");
-    nothing_left(node);
+    crowd.recorded(node, verb);
+    sound(node, 29, verb);
 }
 
 #[test]

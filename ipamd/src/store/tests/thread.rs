@@ -286,7 +286,8 @@ fn a_file_that_was_deleted_or_replaced_or_written_by_others_is_noticed_at_a_comm
         fs::rename(older, path).unwrap();
     };
     let delete = |path: &Path| fs::remove_file(path).unwrap();
-    let cases: [(&dyn Fn(&Path), Replaced); 3] =
+    type Change<'a> = &'a dyn Fn(&Path);
+    let cases: [(Change<'_>, Replaced); 3] =
         [(&delete, Replaced::TakenAway), (&replace, Replaced::TakenAway), (&damage, Replaced::Foreign)];
     for (change, why) in cases {
         let (_folder, path) = folder();
