@@ -4,6 +4,7 @@
 //! once, and so do two completions that are of use only together. Does not interpret what was finished.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use eni_proto::spool::Tombstone;
 use ipamd_core::owner::event::{Completion, EffectId, OpId};
 use ipamd_netlink::sandbox::SandboxSocket;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub enum Finished {
     },
     /// A link that was waited for is there.
     LinkSeen,
+    /// A DEL that nobody answered lies in the spool.
+    Tombstone(Box<Tombstone>),
     /// A wiring: with the sandbox's descriptor when the owner may want another try. Otherwise it is closed already:
     /// a held one keeps a dead sandbox's links alive.
     Wired {

@@ -1,7 +1,7 @@
 //! The owner under a seeded scheduler and a virtual clock.
 //!
 //! Thousands of random histories: ADDs, DELs, plugins that die, sandboxes that die, effects that end in any order, fail
-//! or are lost with the daemon, crashes at any point and restarts from what was committed. After every step the owner's
+//! or are lost with the daemon, DELs that become tombstones because no daemon answers them, crashes at any point and restarts from what was committed. After every step the owner's
 //! invariants hold, and the scheduler's own truth: no address on two links, no answer before its commit, nothing alive
 //! forgotten. When faults stop, everything that was made goes away.
 //!
@@ -10,6 +10,7 @@
 // All of this program is a test.
 #![allow(clippy::unwrap_used)]
 
+mod graves;
 mod kernel;
 mod scheduler;
 mod world;
@@ -58,6 +59,7 @@ fn sim_the_checks_can_fail() {
         (Lie::Reaper, "is on links"), // the next holder's address is on two
         (Lie::Intents, "was called without its intent"),
         (Lie::Tokens, "one create has made two ENIs"),
+        (Lie::Spool, "is forgotten"), // a DEL of before takes what a later ADD was answered
         (Lie::Delete, "never at rest"), // the ENI stays at EC2
     ] {
         let caught = (0..400).any(|seed| {

@@ -44,6 +44,7 @@ defs! {
     REAPED_LINKS = "reaped_links", "counter", "", "Dying links that are gone";
     KEPT_LINKS = "kept_links", "counter", "", "Dying links that could not be deleted, each time they were tried";
     REAP_SECONDS = "reap_seconds", "histogram", "", "Seconds of one batch of the reaper";
+    TOMBSTONES = "tombstones", "counter", "outcome: done, dropped, rejected", "DELs that were written down while ipamd did not answer: done, dropped because nothing has to be done, or no tombstones at all";
     HOST_STEPS = "host_steps", "counter", "outcome: ok, failed", "Steps taken on the host's own network";
     RECONCILER_PASSES = "reconciler_passes", "counter", "reconciler: eni_sync, host_net, capacity; outcome: ok, failed", "Passes of each reconciler";
     LOG_LINES_DROPPED = "log_lines_dropped", "counter", "", "Log lines that were dropped because stderr was not read in time";

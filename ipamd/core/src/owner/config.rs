@@ -30,6 +30,10 @@ pub struct OwnerConfig {
     pub poll: Duration,
     /// The time between two looks at EC2.
     pub describe_period: Duration,
+    /// How long ipamd may be silent before STATUS fails.
+    pub status_grace: Duration,
+    /// STATUS fails while no address is free and none is coming.
+    pub fail_when_full: bool,
 }
 
 impl Default for OwnerConfig {
@@ -50,6 +54,8 @@ impl Default for OwnerConfig {
             },
             poll: Duration::from_secs(2),
             describe_period: Duration::from_secs(30),
+            status_grace: Duration::from_secs(60),
+            fail_when_full: false,
         }
     }
 }

@@ -12,6 +12,7 @@ use super::del::LinkFate;
 use super::event::{DyingReason, EffectKind, Note, Outcome};
 use super::grow::Growth;
 use super::outside::{alias, result};
+use super::pulse::Pulse;
 use super::reaper::{ReapItem, Reaper};
 use super::sync::{Gate, Reconcilers};
 use super::{Owner, OwnerConfig, Purpose, names};
@@ -80,6 +81,7 @@ impl Owner {
         let left: BTreeSet<AttachmentId> = stored.attachments.iter().map(AttachmentRecord::id).collect();
         let strays = strays(&stored.addresses, &left);
         let pool = Pool::restore(stored.enis, stored.addresses, |holder| !left.contains(holder));
+        let grace = config.status_grace;
         let mut owner = Owner {
             config,
             next_ifindex: node.next_ifindex,
@@ -101,6 +103,8 @@ impl Owner {
             growth: Growth::restore(stored.intents, now),
             draining: false,
             store_trouble: None,
+            pulse: Pulse::new(grace, now),
+            steering_broken: None,
             out: Outcome::default(),
         };
         owner.register(now);

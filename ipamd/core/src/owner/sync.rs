@@ -283,6 +283,8 @@ impl Owner {
         let cause = failed
             .first()
             .map(|first| format!("{} of {steps} steps failed; the first: {first}", failed.len()));
+        let pods = if failed.is_empty() { Vec::new() } else { self.wanted().pods };
+        self.steering_broken = concern::harm(done, failed, &pods);
         let Some(unlaid) = concern::unlaid(done, failed) else {
             return self.pass_ended(pass, cause.map_or(Ok(()), Err), now);
         };
@@ -321,6 +323,8 @@ impl Owner {
                 self.gate.announced = true;
                 self.node.was_ready = true;
                 self.mark_dirty(RecordId::Node, now);
+                // So that it is durable, and the stamp there, at once.
+                self.pulse.hurry(now);
                 self.note(Note::Ready);
             }
             self.begin_waiting(now);

@@ -11,12 +11,12 @@ fn a_del_that_cannot_be_recorded_fails_and_the_next_one_records_it() {
     assert_eq!(bench.error(2).code, Code::TryAgainLater);
     bench.send(Event::Del { op: OpId(3), key: key("a") });
     assert_eq!(bench.error(3).code, Code::TryAgainLater, "success needs its record");
-    assert!(!bench.owner.health().can_serve());
+    assert_eq!(bench.owner.health().code(), Some(Code::Unavailable));
     bench.commit_error = false;
     bench.send(Event::Del { op: OpId(4), key: key("a") });
     assert_eq!(bench.reply(4), Some(&reply::Outcome::Done));
     assert_eq!(bench.stored.attachments[0].state, AttachmentState::Dying);
-    assert!(bench.owner.health().can_serve());
+    assert_eq!(bench.owner.health().code(), None);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn into_a_file_that_is_new_everything_is_written_before_a_reply() {
     bench.send(Event::Add { op: OpId(101), ask: ask("a", 100) });
     bench.added(101);
     assert_whole(&bench);
-    assert!(bench.owner.health().can_serve());
+    assert_eq!(bench.owner.health().code(), None);
 
     lose_the_file(&mut bench);
     bench.send(Event::Del { op: OpId(102), key: key("a") });
