@@ -143,6 +143,9 @@ fn cni_a_del_whose_answer_is_late_is_done_when_ipamd_goes_on() {
     let late = read(&node, "c1");
     node.signal_ipamd(Signal::SIGCONT);
     wait::until("it is done", || live(&node) == ["c2"] && is_empty(&node));
+    wait::until("by its tombstone alone", || {
+        node.log().contains("whose plugin is gone already is not begun")
+    });
     // The same id, a moment later; then what is left of the old DEL comes again.
     let address = add(&node, "c1", &one);
     bury(&node, &late);

@@ -43,11 +43,11 @@ impl History {
         self.world.bury(key, cookie, asked);
     }
 
-    /// A runtime deletes while there is no daemon.
-    pub(crate) fn del_while_down(&mut self) {
+    /// A runtime deletes while there is no daemon, or one that hangs: the request is never read.
+    pub(crate) fn del_unread(&mut self) {
         let container = self.dice.roll(crate::scheduler::CONTAINERS) as u8;
         let cookie = self.sandboxes.get(&container).copied().filter(|_| self.dice.chance(50));
-        self.say(&format!("DEL {} without a daemon", key(container)));
+        self.say(&format!("DEL {} that nobody reads", key(container)));
         self.written_down(key(container), cookie, self.now);
     }
 

@@ -170,7 +170,8 @@ impl History {
             33..60 => self.carry_out(),
             60..86 => self.report(),
             86..90 => self.wake(),
-            90..92 => self.lose_del(),
+            90..91 => self.lose_del(),
+            91..92 => self.del_unread(),
             92..93 => self.hand_one_over(),
             93..95 => self.kill_sandbox(),
             95..97 => self.leave_unread(),
@@ -423,7 +424,7 @@ impl History {
             }
         }
         if self.dice.chance(30) {
-            self.del_while_down();
+            self.del_unread();
         }
         self.undecided.clear();
         self.world.sandboxes.clear();

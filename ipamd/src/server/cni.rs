@@ -13,10 +13,12 @@ use eni_proto::fdpass;
 use eni_proto::frame::{self, HEADER};
 use eni_proto::reply::{self, Reply};
 use ipamd_core::owner::event::{Event, OpId};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
@@ -129,6 +131,12 @@ async fn serve(this: &Rc<Loop>, stream: &UnixStream, asked: Asked) {
             }
         }
         Asked::Del(del) => {
+            // It has been written down, or its runtime knows that it was not done. Begun now it could take what came
+            // after it: after an ipamd that hung, a DEL may be read long after its time.
+            if is_gone(stream).await {
+                tracing::info!(attachment = %del.key, "a DEL whose plugin is gone already is not begun");
+                return;
+            }
             let (op, waiting) = this.begin(None, |op| Event::Del { op, key: del.key });
             if let Some(outcome) = wait(this, stream, op, waiting).await {
                 answer(stream, outcome).await;
@@ -162,6 +170,13 @@ async fn wait(
             None
         }
     }
+}
+
+/// Whether the peer has closed by now, as far as was seen when its request was read.
+async fn is_gone(stream: &UnixStream) -> bool {
+    let ready = poll_fn(|context| Poll::Ready(stream.poll_read_ready(context).is_ready())).await;
+    // What was read whole leaves nothing to read but an end.
+    ready && matches!(stream.try_read(&mut [0]), Ok(0))
 }
 
 /// Ready when the peer has closed, or sends more than its one request.

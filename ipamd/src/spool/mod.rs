@@ -38,8 +38,10 @@ const CAPACITY: usize = 4096;
 const OUT_MOST: usize = 1024;
 /// A tombstone whose DEL could not be committed is handed over again after this long.
 const RETRY: Duration = Duration::from_secs(5);
-/// Between two looks without an event: for what could not be read, and for what the watch has missed.
+/// Between two looks without an event: for what could not be read.
 const AGAIN: Duration = Duration::from_secs(60);
+/// The same while the folder is not watched: the kernel's inotify instances are few, and others use them up.
+const UNWATCHED: Duration = Duration::from_secs(1);
 
 /// What the thread is asked.
 #[derive(Debug)]
@@ -113,7 +115,8 @@ pub struct SpoolError {
 /// The thread, before it runs.
 pub struct SpoolThread {
     folder: Folder,
-    watch: Inotify,
+    /// None when the kernel has refused it, or the folder is gone.
+    watch: Option<Inotify>,
     stamp: StampFile,
     jobs: Receiver<Job>,
     wake: Arc<EventFd>,
@@ -124,6 +127,8 @@ pub struct SpoolThread {
     /// What is there has changed since the last look, or not all of it was seen.
     unseen: bool,
     next_look: Timestamp,
+    /// When what is out and not settled is handed over again.
+    forget: Timestamp,
 }
 
 impl SpoolThread {
@@ -137,7 +142,6 @@ impl SpoolThread {
     ) -> Result<(SpoolSender, SpoolThread), SpoolError> {
         let failed = |step| move |source| SpoolError { step, path: spool.to_owned(), source };
         let folder = Folder::ensure(spool).map_err(failed("making"))?;
-        let watch = watch(&folder).map_err(failed("watching"))?;
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = EventFd::from_flags(flags).map_err(io::Error::from).map_err(failed("waiting for"))?;
         let wake = Arc::new(wake);
@@ -145,7 +149,7 @@ impl SpoolThread {
         let sender = SpoolSender { queue: Some(queue), wake: wake.clone() };
         let mut thread = SpoolThread {
             folder,
-            watch,
+            watch: None,
             stamp: StampFile::new(run_dir, boot),
             jobs,
             wake,
@@ -154,7 +158,9 @@ impl SpoolThread {
             out: BTreeMap::new(),
             unseen: true,
             next_look: clock::now(),
+            forget: clock::now() + AGAIN,
         };
+        thread.watch();
         // All of it, however much rubbish there is: it is before the first ADD. Each look but the last throws some out.
         while thread.unseen && thread.out.len() < OUT_MOST {
             thread.look();
@@ -177,10 +183,18 @@ impl SpoolThread {
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
-            if clock::now() >= self.next_look {
-                // What was handed over this long ago and never settled is handed over again: that does no harm.
+            let now = clock::now();
+            if now >= self.forget {
+                // That does no harm: what was done meanwhile finds no attachment.
                 self.out.clear();
+                self.forget = now + AGAIN;
                 self.unseen = true;
+            }
+            if now >= self.next_look {
+                self.unseen = true;
+                if self.watch.is_none() {
+                    self.watch();
+                }
             }
             if self.unseen && self.out.len() < OUT_MOST {
                 self.look();
@@ -194,13 +208,12 @@ impl SpoolThread {
             Duration::ZERO
         } else {
             // Rounded up: a timer that ends early would be set again and again.
-            self.next_look.since(clock::now()) + Duration::from_millis(1)
+            self.next_look.min(self.forget).since(clock::now()) + Duration::from_millis(1)
         };
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut wanted = [
-            PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-        ];
+        let watch = self.watch.iter().map(|watch| watch.as_fd());
+        let wanted = watch.chain([self.wake.as_fd()]).map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut wanted: Vec<PollFd<'_>> = wanted.collect();
         if let Err(errno) = poll(&mut wanted, timeout)
             && errno != Errno::EINTR
         {
@@ -213,20 +226,34 @@ impl SpoolThread {
 
     /// Events say that there is something to see, and whether the folder is still the one that is watched.
     fn take_events(&mut self) {
-        while let Ok(events) = self.watch.read_events() {
+        while let Some(Ok(events)) = self.watch.as_ref().map(Inotify::read_events) {
             self.unseen |= !events.is_empty();
             if events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)) {
-                self.watch_again();
+                self.make_again();
             }
         }
     }
 
+    fn watch(&mut self) {
+        self.watch = match watch(&self.folder) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                let seconds = UNWATCHED.as_secs();
+                warn!(%error, seconds, "the spool cannot be watched, and is looked at now and then instead");
+                None
+            }
+        };
+    }
+
     /// The folder was taken away: plugins need another one.
-    fn watch_again(&mut self) {
+    fn make_again(&mut self) {
         warn!(path = %self.folder.path().display(), "the spool was taken away: it is made again");
-        let made = Folder::ensure(self.folder.path()).and_then(|folder| Ok((watch(&folder)?, folder)));
-        match made {
-            Ok((watch, folder)) => (self.watch, self.folder) = (watch, folder),
+        self.watch = None;
+        match Folder::ensure(self.folder.path()) {
+            Ok(folder) => {
+                self.folder = folder;
+                self.watch();
+            }
             // DELs that nobody answers fail meanwhile, and their runtimes come again.
             Err(error) => warn!(%error, "the spool could not be made again"),
         }
@@ -234,11 +261,11 @@ impl SpoolThread {
 
     fn look(&mut self) {
         let now = clock::now();
-        self.next_look = now + AGAIN;
+        self.next_look = now + if self.watch.is_some() { AGAIN } else { UNWATCHED };
         self.unseen = false;
         let look = match self.folder.look(now) {
             Ok(look) => look,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.watch_again(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.make_again(),
             Err(error) => {
                 return warn!(path = %self.folder.path().display(), %error, "the spool could not be read");
             }
@@ -290,7 +317,7 @@ impl SpoolThread {
     fn settled(&mut self, tombstone: &Tombstone, done: bool) {
         let name = eni_proto::spool::file_name(&tombstone.key);
         if !done {
-            self.next_look = self.next_look.min(clock::now() + RETRY);
+            self.forget = self.forget.min(clock::now() + RETRY);
             return;
         }
         self.out.remove(&name);

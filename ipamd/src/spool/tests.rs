@@ -26,6 +26,10 @@ struct Bench {
 impl Bench {
     /// On a folder in which these lie already.
     fn new(there: &[Tombstone]) -> Bench {
+        Bench::start(there, true)
+    }
+
+    fn start(there: &[Tombstone], watched: bool) -> Bench {
         let run = tempfile::tempdir().unwrap();
         let spool = run.path().join("spool");
         Folder::ensure(&spool).unwrap();
@@ -35,7 +39,11 @@ impl Bench {
         }
         let metrics = Arc::new(Metrics::new(Arc::new(Counters::default())));
         let prepared = SpoolThread::prepare(&spool, run.path(), BootId::new("boot-1"), done, metrics);
-        let (sender, thread) = prepared.unwrap();
+        let (sender, mut thread) = prepared.unwrap();
+        if !watched {
+            thread.watch = None;
+            thread.next_look = clock::now();
+        }
         let thread = thread.spawn().unwrap();
         Bench { run, spool, sender: Some(sender), thread: Some(thread), finished }
     }
@@ -123,6 +131,15 @@ async fn a_folder_that_is_taken_away_is_made_and_watched_again() {
     // It is watched once it is made; what comes in between is seen by the look that follows.
     bury(&bench.spool, &tombstone("c1"));
     assert_eq!(bench.handed_over().await, tombstone("c1"));
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_watched_is_looked_at_and_watched_when_it_can_be() {
+    let bench = Bench::start(&[], false);
+    for container in ["c1", "c2"] {
+        bury(&bench.spool, &tombstone(container));
+        assert_eq!(bench.handed_over().await, tombstone(container));
+    }
 }
 
 #[tokio::test]
