@@ -13,12 +13,10 @@ use eni_proto::fdpass;
 use eni_proto::frame::{self, HEADER};
 use eni_proto::reply::{self, Reply};
 use ipamd_core::owner::event::{Event, OpId};
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
@@ -133,7 +131,7 @@ async fn serve(this: &Rc<Loop>, stream: &UnixStream, asked: Asked) {
         Asked::Del(del) => {
             // It has been written down, or its runtime knows that it was not done. Begun now it could take what came
             // after it: after an ipamd that hung, a DEL may be read long after its time.
-            if is_gone(stream).await {
+            if is_gone(stream) {
                 tracing::info!(attachment = %del.key, "a DEL whose plugin is gone already is not begun");
                 return;
             }
@@ -172,11 +170,10 @@ async fn wait(
     }
 }
 
-/// Whether the peer has closed by now, as far as was seen when its request was read.
-async fn is_gone(stream: &UnixStream) -> bool {
-    let ready = poll_fn(|context| Poll::Ready(stream.poll_read_ready(context).is_ready())).await;
-    // What was read whole leaves nothing to read but an end.
-    ready && matches!(stream.try_read(&mut [0]), Ok(0))
+/// Whether the peer has closed by now. The kernel is asked: the runtime may not have heard of it yet. What was read whole
+/// leaves nothing to read but an end.
+fn is_gone(stream: &UnixStream) -> bool {
+    matches!(fdpass::recv_with_fds(stream.as_fd(), &mut [0]), Ok((0, _)))
 }
 
 /// Ready when the peer has closed, or sends more than its one request.
