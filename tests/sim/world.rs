@@ -39,8 +39,6 @@ pub(crate) enum Lie {
     Tokens,
     /// EC2 says of ENIs that they are deleted, and keeps them.
     Delete,
-    /// The spool says to who asks that it is empty.
-    Spool,
 }
 
 /// Everything outside the owner.
@@ -227,7 +225,6 @@ impl World {
             }
             EffectKind::Mutate(mutation) => Completion::Mutated(self.mutate(mutation, fault)),
             EffectKind::Consult(_) if fault != Fault::None => Completion::Consulted(Err("EIO".into())),
-            EffectKind::Consult(_) if self.lie == Some(Lie::Spool) => Completion::Consulted(Ok(None)),
             EffectKind::Consult(key) => Completion::Consulted(Ok(self.spool.get(key).cloned())),
             EffectKind::Stamp { .. } => Completion::Skipped,
             EffectKind::WatchLinks(macs) => {
