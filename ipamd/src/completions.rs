@@ -4,6 +4,7 @@
 //! once, and so do two completions that are of use only together. Does not interpret what was finished.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use eni_proto::spool::Tombstone;
 use ipamd_core::kernel::Trigger;
 use ipamd_core::owner::event::{Completion, EffectId, OpId};
 use ipamd_netlink::sandbox::SandboxSocket;
@@ -30,6 +31,8 @@ pub enum Finished {
     HostChanged(BTreeSet<Trigger>),
     /// The store's reserve: why there is none, or that there is one again.
     Reserve(Option<String>),
+    /// A DEL that nobody answered lies in the spool.
+    Tombstone(Box<Tombstone>),
     /// A wiring: with the sandbox's descriptor when the owner may want another try. Otherwise it is closed already:
     /// a held one keeps a dead sandbox's links alive.
     Wired {

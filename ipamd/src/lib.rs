@@ -22,6 +22,7 @@ pub mod queue;
 pub mod run;
 pub mod server;
 pub mod shell;
+pub mod spool;
 pub mod store;
 pub mod take_over;
 pub mod telemetry;

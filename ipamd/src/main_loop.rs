@@ -9,7 +9,7 @@ use crate::debug::query::Query;
 use crate::metrics::Metrics;
 use crate::queries;
 use crate::shell::Shell;
-use eni_proto::error::{Code, WireError};
+use eni_proto::error::WireError;
 use eni_proto::ids::NetnsCookie;
 use eni_proto::reply;
 use ipamd_core::owner::event::{Event, OpId};
@@ -91,14 +91,19 @@ impl Loop {
         self.rearm();
     }
 
+    /// Takes in what the other threads have finished by now.
+    pub fn take_in(&self, completions: &Completions) {
+        while let Some(finished) = completions.take() {
+            self.shell.borrow_mut().finished(finished);
+        }
+        self.rearm();
+    }
+
     /// What STATUS answers: whether this node can ever serve ADD now, not whether an address is free.
     pub fn status(&self) -> reply::Outcome {
         let health = self.shell.borrow_mut().owner().health();
-        if health.can_serve() {
-            return reply::Outcome::Done;
-        }
-        let error =
-            WireError::new(Code::Unavailable, "ipamd cannot serve ADD").cause(health.reasons.join("; "));
+        let Some(code) = health.code() else { return reply::Outcome::Done };
+        let error = WireError::new(code, "ipamd cannot serve ADD").cause(health.reasons.join("; "));
         reply::Outcome::Failed(Box::new(error.advice("see `ipamctl status`")))
     }
 
@@ -127,10 +132,7 @@ impl Loop {
 pub async fn take_completions(this: Rc<Loop>, completions: Completions) {
     loop {
         completions.ready().await;
-        while let Some(finished) = completions.take() {
-            this.shell.borrow_mut().finished(finished);
-        }
-        this.rearm();
+        this.take_in(&completions);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns the words and levels of the log and which metric a note moves. Decides nothing. Keys are fixed: `attachment`,
 //! `address`, `reconciler`, `reason`, `ifindex`.
 
-use crate::metrics::{Metrics, Outcome as MetricOutcome, Phase, Verb as MetricVerb};
+use crate::metrics::{Metrics, Outcome as MetricOutcome, Phase, TombstoneOutcome, Verb as MetricVerb};
 use ipamd_core::owner::event::{Ending, Note, Phases, Verb};
 use std::time::Duration;
 use tracing::{debug, info, warn};
@@ -23,6 +23,14 @@ pub fn record(note: &Note, metrics: &Metrics) {
             debug!(%address, attachment = %attachment.key, "allocated");
         }
         Note::Dying { attachment, why } => debug!(attachment = %attachment.key, reason = ?why, "dying"),
+        Note::Tombstone { key, dropped: None } => {
+            metrics.tombstone(TombstoneOutcome::Done);
+            info!(attachment = %key, "a DEL that came while ipamd did not answer is done now");
+        }
+        Note::Tombstone { key, dropped: Some(reason) } => {
+            metrics.tombstone(TombstoneOutcome::Dropped);
+            info!(attachment = %key, %reason, "a DEL that came while ipamd did not answer is dropped");
+        }
         Note::Reaped { gone, kept, took } => {
             metrics.reaped(*gone, kept.len(), *took);
             for (ifindex, reason) in kept {

@@ -61,7 +61,7 @@ fn status(owner: &Owner, pool: eni_proto::debug::PoolCounts, about: &About, now:
         pid: std::process::id(),
         ready: health.ready,
         reasons,
-        cni_status: if health.can_serve() { 0 } else { 50 },
+        cni_status: health.code().map_or(0, u32::from),
         instance: instance.map(|i| i.id.clone()),
         instance_type: instance.map(|i| i.instance_type.clone()),
         pool,

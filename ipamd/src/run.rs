@@ -1,6 +1,6 @@
 //! The composition root: what ipamd is made of, and in which order it starts and ends.
 //!
-//! Owns the start sequence (lock, store, one look at the host, owner, threads, sockets), the runtimes and the way
+//! Owns the start sequence (lock, store, one look at the host, owner, spool, threads, sockets), the runtimes and the way
 //! out. Every step is timed for `ipamctl status`. Decides nothing about addresses.
 
 use crate::completions::{CompletionSender, Finished, completions};
@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::queries::About;
 use crate::server::cni;
 use crate::shell::{Executors, Shell};
+use crate::spool::{SpoolError, SpoolThread};
 use crate::store::{CommitDone, Opened, Replaced, Report, Reserve, Store, StoreThread};
 use crate::{clock, debug, limits, memory, metrics, take_over};
 use embedded_vpc::client::ControlClient;
@@ -51,6 +52,9 @@ pub enum StartError {
     /// The store could not be opened, and it is not damage.
     #[error("the store could not be opened; the file is untouched")]
     Store(#[from] crate::store::OpenError),
+    /// The spool could not be made or watched.
+    #[error("the spool of DELs that nobody answers cannot be served")]
+    Spool(#[from] SpoolError),
     /// The kernel refused a netlink socket.
     #[error("the host's netlink sockets could not be opened: is CAP_NET_ADMIN there?")]
     Netlink(#[source] ipamd_netlink::host::HostError),
@@ -145,7 +149,10 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
     let mut threads = Threads::default();
     let host_cookie = host.cookie();
     let wiring = (0..NETLINK_THREADS).map(|_| open()).collect::<Result<Vec<_>, _>>()?;
+    let spool = threads.spool(config, &boot, &done, &metrics)?;
+    steps.done("spool");
     let executors = Executors {
+        spool,
         store: threads.store((store, reserve), boot, &done, &metrics, memory::keep(&outer))?,
         netlink: threads.netlink("netlink", wiring, &done)?,
         host: threads.netlink("host", vec![host], &done)?,
@@ -194,6 +201,8 @@ fn owner_config(config: &Config) -> OwnerConfig {
         describe_period: config.timing.describe_period,
         host_period: config.timing.host_period,
         adopt_links: config.data_plane.adopt_links,
+        status_grace: config.timing.status_grace,
+        fail_when_full: config.pool.fail_when_full,
     }
 }
 
@@ -203,6 +212,8 @@ async fn serve(
     finished: crate::completions::Completions,
     outer: &tokio::runtime::Runtime,
 ) -> Result<(), StartError> {
+    // The DELs of the time without an ipamd are in their keys' lanes before the first ADD is.
+    this.take_in(&finished);
     let socket = config.socket();
     let listener = cni::bind(&socket).map_err(|source| socket_error(&socket, source))?;
     let (queries, received) = QueryClient::channel();
@@ -381,6 +392,22 @@ impl Threads {
             thread.spawn().map_err(|source| StartError::Thread { what: "the store thread", source })?;
         self.running.push(thread);
         Ok(handle)
+    }
+
+    fn spool(
+        &mut self,
+        config: &Config,
+        boot: &BootId,
+        done: &CompletionSender,
+        metrics: &Arc<Metrics>,
+    ) -> Result<crate::spool::SpoolSender, StartError> {
+        let (paths, done, metrics) = (&config.paths, done.clone(), metrics.clone());
+        let (sender, thread) =
+            SpoolThread::prepare(&paths.spool, &paths.run_dir, boot.clone(), done, metrics)?;
+        let thread =
+            thread.spawn().map_err(|source| StartError::Thread { what: "the spool's thread", source })?;
+        self.running.push(thread);
+        Ok(sender)
     }
 
     fn netlink(

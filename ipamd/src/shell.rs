@@ -10,9 +10,11 @@ use crate::executors::cloud::CloudSender;
 use crate::executors::netlink::{Job, JobSender};
 use crate::metrics::Metrics;
 use crate::notes;
+use crate::spool::{Job as SpoolJob, SpoolSender};
 use crate::store::StoreHandle;
 use eni_proto::ids::MacAddr;
 use eni_proto::reply;
+use eni_proto::spool::Tombstone;
 use ipamd_core::cloud::{CloudError, CloudErrorKind};
 use ipamd_core::kernel::{HostStepError, Reaped, WireError, WireStep};
 use ipamd_core::owner::Owner;
@@ -34,6 +36,8 @@ pub struct Executors {
     pub host: JobSender,
     /// The reaper.
     pub reaper: JobSender,
+    /// The spool's thread.
+    pub spool: SpoolSender,
     /// The cloud's task.
     pub cloud: CloudSender,
     /// The MACs whose links are waited for.
@@ -49,6 +53,8 @@ pub struct Shell {
     metrics: Arc<Metrics>,
     sandboxes: BTreeMap<OpId, SandboxSocket>,
     waiting: BTreeMap<OpId, oneshot::Sender<Option<reply::Outcome>>>,
+    /// The DELs that no plugin waits for: the spool's thread is told how they ended.
+    tombstones: BTreeMap<OpId, Box<Tombstone>>,
     /// Started, not finished.
     flying: BTreeSet<EffectId>,
     /// Not started: something in `after` flies or is held.
@@ -68,6 +74,7 @@ impl Shell {
             metrics,
             sandboxes: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
             flying: BTreeSet::new(),
             held: BTreeMap::new(),
             refused: VecDeque::new(),
@@ -93,8 +100,7 @@ impl Shell {
         sandbox: Option<SandboxSocket>,
         event: impl FnOnce(OpId) -> Event,
     ) -> (OpId, oneshot::Receiver<Option<reply::Outcome>>) {
-        self.next_op += 1;
-        let op = OpId(self.next_op);
+        let op = self.next_op();
         let (sender, receiver) = oneshot::channel();
         self.waiting.insert(op, sender);
         if let Some(sandbox) = sandbox {
@@ -102,6 +108,11 @@ impl Shell {
         }
         self.handle(event(op));
         (op, receiver)
+    }
+
+    fn next_op(&mut self) -> OpId {
+        self.next_op += 1;
+        OpId(self.next_op)
     }
 
     /// Gives the owner one event and does what it says.
@@ -117,6 +128,12 @@ impl Shell {
             Finished::LinkSeen => self.handle(Event::LinkSeen),
             Finished::HostChanged(triggers) => self.handle(Event::HostChanged(triggers)),
             Finished::Reserve(missing) => self.handle(Event::StoreReserve(missing)),
+            Finished::Tombstone(tombstone) => {
+                let op = self.next_op();
+                let buried = Tombstone::clone(&tombstone).into();
+                self.tombstones.insert(op, tombstone);
+                self.handle(Event::Tombstone { op, tombstone: buried });
+            }
             Finished::Wired { effect, op, completion, sandbox } => {
                 if let Some(sandbox) = sandbox {
                     self.sandboxes.insert(op, sandbox);
@@ -168,7 +185,11 @@ impl Shell {
         for (op, reply) in outcome.replies {
             // The sandbox's descriptor is closed before the reply: a held one keeps a dead sandbox's links alive.
             self.sandboxes.remove(&op);
-            if let Some(waiting) = self.waiting.remove(&op) {
+            if let Some(tombstone) = self.tombstones.remove(&op) {
+                let done = matches!(reply, Some(reply::Outcome::Done));
+                // A full queue loses it: then it is handed over again, and has no attachment any more.
+                let _ = self.executors.spool.submit(SpoolJob::Settled { tombstone, done });
+            } else if let Some(waiting) = self.waiting.remove(&op) {
                 // The receiver is gone when the plugin is: nobody to tell.
                 let _ = waiting.send(reply);
             }
@@ -244,6 +265,17 @@ impl Shell {
                 (!self.executors.cloud.mutate(id, mutation))
                     .then(|| Completion::Mutated(Err(never_asked(call))))
             }
+            EffectKind::Consult(key) => {
+                let job = SpoolJob::Consult { effect: id, key, wake };
+                let refused = self.executors.spool.submit(job).err();
+                refused.map(|_| Completion::Consulted(Err("the spool's queue is full".to_owned())))
+            }
+            EffectKind::Stamp { renewed, grace } => {
+                self.flying.remove(&id);
+                // One that is not written is as old as one that could not be.
+                let _ = self.executors.spool.submit(SpoolJob::Stamp { renewed, grace });
+                None
+            }
             EffectKind::WatchLinks(macs) => {
                 self.executors.links.send_replace(macs);
                 self.flying.remove(&id);
@@ -269,6 +301,7 @@ fn is_failure(completion: &Completion) -> bool {
         Completion::HostObserved(result) => result.is_err(),
         Completion::CloudObserved(result) => result.is_err(),
         Completion::Mutated(result) => result.is_err(),
+        Completion::Consulted(result) => result.is_err(),
         Completion::HostApplied(failed) => !failed.is_empty(),
         Completion::Reaped(_) | Completion::SandboxesChecked(_) => false,
         Completion::Blank(_) | Completion::Skipped => true,

@@ -7,10 +7,12 @@ use crate::environment::Container;
 use crate::error::Failure;
 use crate::netconf::{self, NetConf};
 use crate::sandbox::{SandboxError, open_socket};
-use eni_proto::client::{Patience, call_with_retry};
+use crate::{spool, stamp};
+use eni_proto::client::{CallError, Patience, boottime, call_with_retry};
 use eni_proto::cni::{CniVersion, version_object};
 use eni_proto::error::Code;
-use eni_proto::ids::{AttachmentKey, IDS_MAX};
+use eni_proto::fdpass::netns_cookie;
+use eni_proto::ids::{AttachmentKey, IDS_MAX, NetnsCookie};
 use eni_proto::reply::Outcome;
 use eni_proto::request::{Add, Call, Del, Request, Status};
 use serde_json::Value;
@@ -19,8 +21,10 @@ use std::time::Duration;
 
 /// How long an ADD tries an absent daemon again, from each time that it is lost: a restart takes less.
 const ADD_RETRY: Duration = Duration::from_secs(10);
-/// How long a DEL does: its runtime comes again.
+/// How long a DEL does: then it is written down.
 const DEL_RETRY: Duration = Duration::from_secs(2);
+/// How long a DEL that is written down is offered to a daemon that may have come meanwhile, past its deadline.
+const DEL_LAST: Duration = Duration::from_millis(500);
 /// How long a STATUS may take in all: runtimes ask it every few seconds, without a time-out of their own.
 const STATUS: Duration = Duration::from_secs(2);
 
@@ -73,16 +77,42 @@ pub(crate) fn del(container: &Container, input: &[u8], begun: Duration) -> Resul
         },
     };
     let shown = key.to_string();
-    let call = Call::Del(Del {
+    let del = Del {
         key,
         netns: container.netns.clone(),
         traceparent: container.traceparent.clone(),
         time_left_ms: 0,
-    });
+    };
     let patience = Patience::since(begun, conf.deadline, DEL_RETRY);
-    match ask(&conf, call, sandbox.as_ref(), patience, Code::TryAgainLater)? {
-        Outcome::Done => Ok(Served { answer: None, key: Some(shown) }),
-        _ => Err(Failure::UnknownReply),
+    match ask(&conf, Call::Del(del.clone()), sandbox.as_ref(), patience, Code::TryAgainLater) {
+        Ok(Outcome::Done) => {}
+        Ok(_) => return Err(Failure::UnknownReply),
+        Err(Failure::Call(error, _)) if error.is_silence() => {
+            bury(&conf, del, sandbox.as_ref(), begun, error)?;
+        }
+        Err(failure) => return Err(failure),
+    }
+    Ok(Served { answer: None, key: Some(shown) })
+}
+
+/// A DEL without an answer is written down, which is its success; then it is asked for once more, whatever that brings:
+/// a daemon that has come meanwhile need not find the tombstone first.
+fn bury(
+    conf: &NetConf,
+    del: Del,
+    sandbox: Option<&OwnedFd>,
+    begun: Duration,
+    error: CallError,
+) -> Result<(), Failure> {
+    let cookie = sandbox.and_then(|socket| netns_cookie(socket.as_fd()).ok()).map(NetnsCookie);
+    match spool::bury(conf.run_dir(), &conf.spool, &del.key, cookie, begun) {
+        Ok(spool::Buried::NothingLives) => Ok(()),
+        Ok(spool::Buried::Written) => {
+            let patience = Patience::since(boottime(), DEL_LAST, Duration::ZERO);
+            let _ = ask(conf, Call::Del(del), sandbox, patience, Code::TryAgainLater);
+            Ok(())
+        }
+        Err(cause) => Err(Failure::NotBuried(error, cause)),
     }
 }
 
@@ -90,10 +120,15 @@ pub(crate) fn del(container: &Container, input: &[u8], begun: Duration) -> Resul
 pub(crate) fn status(input: &[u8], begun: Duration) -> Result<Served, Failure> {
     let conf = netconf::read(input, false)?;
     let patience = Patience::since(begun, conf.deadline.min(STATUS), STATUS);
-    match ask(&conf, Call::Status(Status::default()), None, patience, Code::Unavailable)? {
-        Outcome::Done => Ok(Served { answer: None, key: None }),
-        _ => Err(Failure::UnknownReply),
+    match ask(&conf, Call::Status(Status::default()), None, patience, Code::Unavailable) {
+        Ok(Outcome::Done) => {}
+        Ok(_) => return Err(Failure::UnknownReply),
+        Err(Failure::Call(error, _)) if error.is_silence() => {
+            stamp::vouches(conf.run_dir()).map_err(|cause| Failure::Silent(error, cause))?;
+        }
+        Err(failure) => return Err(failure),
     }
+    Ok(Served { answer: None, key: None })
 }
 
 fn key(container: &Container, conf: &NetConf) -> AttachmentKey {

@@ -6,6 +6,8 @@ use crate::environment::EnvironmentError;
 use crate::input::InputError;
 use crate::netconf::NetConfError;
 use crate::sandbox::SandboxError;
+use crate::spool::SpoolError;
+use crate::stamp::StampError;
 use eni_proto::client::CallError;
 use eni_proto::error::{Code, WireError};
 use eni_proto::request::ANNOTATION_PREFIX;
@@ -36,6 +38,10 @@ pub(crate) enum Failure {
     Sandbox(SandboxError),
     /// ipamd was not reached, and what that means for the verb.
     Call(CallError, Code),
+    /// ipamd did not answer a DEL, and it could not be written down either.
+    NotBuried(CallError, SpoolError),
+    /// ipamd did not answer a STATUS, and nothing speaks for it.
+    Silent(CallError, StampError),
     /// ipamd answered something that this plugin does not know.
     UnknownReply,
     /// ipamd refused.
@@ -89,6 +95,11 @@ impl Failure {
             }
             Failure::Sandbox(error) => WireError::new(Code::InvalidNetns, error.to_string()),
             Failure::Call(error, code) => call_error(error, *code),
+            Failure::NotBuried(error, cause) => {
+                let wire = call_error(error, Code::TryAgainLater);
+                wire.cause(format!("the DEL could not be written down for it either: {cause}"))
+            }
+            Failure::Silent(error, cause) => call_error(error, Code::Unavailable).cause(cause.to_string()),
             Failure::UnknownReply => WireError::new(Code::Decode, "ipamd's answer is not understood")
                 .advice("plugin and daemon differ too much in version: install matching ones"),
             Failure::Refused(error) => error.as_ref().clone(),

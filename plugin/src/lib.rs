@@ -2,7 +2,8 @@
 //! container's network namespace and hands that over to ipamd, which does the rest.
 //!
 //! Owns the CNI side: environment, network configuration, versions, error codes, and what is printed. It does not
-//! own addresses, links or routes, keeps no state and writes no file: one process per call, one thread, no runtime.
+//! own addresses, links or routes and keeps no state: one process per call, one thread, no runtime. The one file that it
+//! writes is the tombstone of a DEL that ipamd does not answer.
 //!
 //! Verbs served: ADD, DEL, STATUS and VERSION, in CNI 0.3.1, 0.4.0, 1.0.0 and 1.1.0.
 
@@ -15,5 +16,7 @@ mod log;
 mod netconf;
 mod reply;
 mod sandbox;
+mod spool;
+mod stamp;
 
 pub use entry::run;

@@ -1,7 +1,7 @@
 //! The network configuration on stdin.
 //!
-//! Owns its parsing, through `cni_plugin::config::NetworkConfig`, and the keys that are ours: `socket`, `deadline_ms`,
-//! `mode`, `mtu`, each optional. This is the only file that names the crate `cni-plugin`: it is archived since 2022 and
+//! Owns its parsing, through `cni_plugin::config::NetworkConfig`, and the keys that are ours: `socket`, `spool`,
+//! `deadline_ms`, `mode`, `mtu`, each optional. This is the only file that names the crate `cni-plugin`: it is archived since 2022 and
 //! can be replaced here. Where it refuses a configuration that a DEL comes with, a lenient reading goes on: a plugin
 //! that fails DEL makes containers undeletable.
 
@@ -12,11 +12,13 @@ use eni_proto::request::{ANNOTATION_PREFIX, Mode};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Where ipamd listens unless the configuration says otherwise.
 const SOCKET: &str = "/run/eni-cni/cni.sock";
+/// The spool's name in the run folder, unless the configuration names another.
+const SPOOL: &str = "spool";
 /// How long a call may take: kubelet gives RunPodSandbox four minutes.
 const DEADLINE: Duration = Duration::from_secs(90);
 /// The shortest and longest deadline that may be asked for.
@@ -35,6 +37,8 @@ pub(crate) struct NetConf {
     pub(crate) network: NetworkName,
     /// ipamd's socket.
     pub(crate) socket: PathBuf,
+    /// Where a DEL that nobody answers is written down.
+    pub(crate) spool: PathBuf,
     /// How long this call may take.
     pub(crate) deadline: Duration,
     /// The wanted mode.
@@ -43,6 +47,17 @@ pub(crate) struct NetConf {
     pub(crate) mtu: Option<u32>,
     /// The pod's annotations of our own prefix.
     pub(crate) annotations: BTreeMap<String, String>,
+}
+
+impl NetConf {
+    /// ipamd's run folder: where its socket lies.
+    pub(crate) fn run_dir(&self) -> &Path {
+        run_dir(&self.socket)
+    }
+}
+
+fn run_dir(socket: &Path) -> &Path {
+    socket.parent().unwrap_or(Path::new("/"))
 }
 
 /// Why a configuration is refused.
@@ -125,11 +140,8 @@ impl Keys {
 
     fn checked(self, version: CniVersion, lenient: bool) -> Result<NetConf, NetConfError> {
         let network = self.name.parse().map_err(NetConfError::Name)?;
-        let socket = match self.specific.get("socket") {
-            None => PathBuf::from(SOCKET),
-            Some(Value::String(path)) if path.starts_with('/') => PathBuf::from(path),
-            Some(other) => return Err(refused("socket", other, "an absolute path")),
-        };
+        let socket = self.path("socket")?.unwrap_or_else(|| PathBuf::from(SOCKET));
+        let spool = self.path("spool");
         let deadline =
             self.number("deadline_ms", DEADLINE_RANGE_MS, "a number of milliseconds from 1000 to 600000");
         let mtu = self.number("mtu", MTU_RANGE, "a number of bytes from 576 to 65535");
@@ -138,21 +150,31 @@ impl Keys {
             Some(Value::String(mode)) if mode == "shared" => Ok(Some(Mode::Shared)),
             Some(other) => Err(NetConfError::Mode { value: other.to_string() }),
         };
-        // A DEL needs the socket alone: what else is wrong does not keep a container from going.
+        // A DEL needs its paths alone: what else is wrong does not keep a container from going.
         let (deadline, mtu, mode) = if lenient {
             (deadline.unwrap_or(None), mtu.unwrap_or(None), mode.unwrap_or(None))
         } else {
             (deadline?, mtu?, mode?)
         };
+        let spool = spool?.unwrap_or_else(|| run_dir(&socket).join(SPOOL));
         Ok(NetConf {
             version,
             network,
             socket,
+            spool,
             deadline: deadline.map_or(DEADLINE, Duration::from_millis),
             mode,
             mtu: mtu.and_then(|mtu| u32::try_from(mtu).ok()),
             annotations: self.annotations(),
         })
+    }
+
+    fn path(&self, key: &'static str) -> Result<Option<PathBuf>, NetConfError> {
+        match self.specific.get(key) {
+            None => Ok(None),
+            Some(Value::String(path)) if path.starts_with('/') => Ok(Some(PathBuf::from(path))),
+            Some(other) => Err(refused(key, other, "an absolute path")),
+        }
     }
 
     fn number(
@@ -198,6 +220,8 @@ mod tests {
     fn the_least_configuration_has_the_defaults() {
         let conf = conf(&json!({})).unwrap();
         assert_eq!((conf.network.as_str(), conf.version), ("vpc", CniVersion::V1_0_0));
+        assert_eq!(conf.run_dir(), Path::new("/run/eni-cni"));
+        assert_eq!(conf.spool, PathBuf::from("/run/eni-cni/spool"));
         assert_eq!((conf.socket, conf.deadline), (PathBuf::from(SOCKET), DEADLINE));
         assert_eq!((conf.mode, conf.mtu), (None, None));
     }
@@ -205,12 +229,15 @@ mod tests {
     #[test]
     fn keys_of_ours_are_read_and_checked() {
         let all = json!({ "socket": "/x/s", "deadline_ms": 5000, "mode": "shared", "mtu": 1500 });
+        assert_eq!(conf(&json!({ "socket": "/x/s", "spool": "/y" })).unwrap().spool, PathBuf::from("/y"));
         let read = conf(&all).unwrap();
+        assert_eq!(read.spool, PathBuf::from("/x/spool"));
         assert_eq!((read.socket, read.deadline), (PathBuf::from("/x/s"), Duration::from_secs(5)));
         assert_eq!((read.mode, read.mtu), (Some(Mode::Shared), Some(1500)));
         for (key, value) in [
             ("socket", json!("relative")),
             ("socket", json!(1)),
+            ("spool", json!("relative")),
             ("deadline_ms", json!(1)),
             ("deadline_ms", json!("5")),
             ("mtu", json!(100)),

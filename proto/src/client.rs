@@ -109,6 +109,11 @@ impl CallError {
         matches!(self, CallError::Unreachable { .. } | CallError::NoReply { .. })
     }
 
+    /// Whether no answer came, whatever the reason: the daemon is absent, or the deadline passed.
+    pub fn is_silence(&self) -> bool {
+        self.is_absence() || matches!(self, CallError::Deadline { .. })
+    }
+
     fn of(path: &Path, step: Step, source: io::Error) -> Self {
         let path = path.to_owned();
         match (step, source.raw_os_error().map(Errno::from_raw)) {

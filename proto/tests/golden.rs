@@ -9,9 +9,11 @@
 
 use eni_proto::cni::{AddResult, Dns, Interface, IpConfig, Route};
 use eni_proto::error::{Code, WireError};
-use eni_proto::ids::{AttachmentKey, MacAddr};
+use eni_proto::ids::{AttachmentKey, BootId, MacAddr, NetnsCookie};
 use eni_proto::reply::{Outcome, Reply};
 use eni_proto::request::{Add, Call, Del, HandOver, Mode, Request, Status};
+use eni_proto::spool::{self, Tombstone};
+use eni_proto::stamp::{self, Stamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -152,6 +154,25 @@ fn replies_of_another_version() {
     );
     let outcome = Outcome::Other(json!({ "postponed": { "until": 12 } }));
     both_ways("reply_unknown_outcome", Reply { proto_version: 9, outcome });
+}
+
+#[test]
+fn files_of_version_1() {
+    let boot = BootId::new("5f6a1c1e-0d52-4f0e-9e0c-5d4c7f3f7a10");
+    let tombstone = Tombstone {
+        version: spool::VERSION,
+        key: key("c1"),
+        netns_cookie: Some(NetnsCookie(4098)),
+        asked_ns: 1_234_567_890_123,
+        boot: boot.clone(),
+    };
+    both_ways("tombstone_full", tombstone.clone());
+    let blind = Tombstone { netns_cookie: None, ..tombstone.clone() };
+    both_ways("tombstone_without_cookie", blind.clone());
+    read_only("tombstone_unknown_fields", Tombstone { version: 7, ..blind });
+    let stamp = Stamp { version: stamp::VERSION, renewed_ns: 1_234_567_890_123, boot, grace_ms: 60_000 };
+    both_ways("stamp", stamp.clone());
+    read_only("stamp_unknown_fields", Stamp { version: 7, ..stamp });
 }
 
 #[test]

@@ -9,6 +9,8 @@ mod bad_input;
 mod container;
 mod service;
 mod sockets;
+mod spool;
+mod status;
 
 /// A node for one test.
 fn node(secondary: u32) -> eni_tests::node::Node {

@@ -33,13 +33,16 @@ fn cni_version_needs_no_daemon_and_does_not_read_stdin() {
 fn cni_without_a_daemon_each_verb_says_what_to_check() {
     let node = Node::without_ipamd(&Options::default());
     let sandbox = Sandbox::new();
-    let del = Call::new(&node, "DEL").of("c1", &sandbox.path()).run();
-    assert_eq!(del.error(), 11);
-    assert!(del.stdout.contains(&node.socket()) && del.stdout.contains("systemctl"), "{}", del.stdout);
-    let status = Call::new(&node, "STATUS").run();
-    assert_eq!(status.error(), 50);
-    let add = Call::new(&node, "ADD").of("c1", &sandbox.path()).conf("deadline_ms", json!(1000)).run();
-    assert_eq!(add.error(), 11);
+    // No ipamd was ever there, so no spool either: where a DEL cannot be written down it fails.
+    let del = Call::new(&node, "DEL").of("c1", &sandbox.path()).start();
+    let status = Call::new(&node, "STATUS").start();
+    let add = Call::new(&node, "ADD").of("c1", &sandbox.path()).conf("deadline_ms", json!(1000)).start();
+    let (del, status, add) = (del.end(), status.end(), add.end());
+    assert_eq!((del.error(), status.error(), add.error()), (11, 50, 11));
+    for answer in [del, status, add] {
+        let text = answer.stdout;
+        assert!(text.contains(&node.socket()) && text.contains("systemctl"), "{text}");
+    }
     assert_eq!(sandbox.address("eth0"), None);
 }
 

@@ -5,15 +5,18 @@ use crate::bad_input::unchanged;
 use crate::node;
 use eni_proto::fdpass;
 use eni_tests::cni::Call;
-use eni_tests::node::Node;
+use eni_tests::node::{Node, Options};
 use eni_tests::programs::{program, run, sh};
 use eni_tests::sandbox::Sandbox;
 use eni_tests::traffic::inside;
 use eni_tests::wait;
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, sendmsg, socket,
+};
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 fn frame(body: &str) -> Vec<u8> {
@@ -42,6 +45,17 @@ fn send(node: &Node, bytes: &[u8], descriptors: &[OwnedFd]) -> String {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// So many connections at once, of which none asks anything.
+const MANY: usize = 1000;
+
+/// This process may open so many files.
+fn raise_descriptors(wanted: usize) {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let wanted = wanted as u64;
+    assert!(hard >= wanted, "the hard limit of open files is {hard}: {wanted} are needed");
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard).unwrap();
 }
 
 fn route_socket(netns: &str) -> OwnedFd {
@@ -77,14 +91,59 @@ fn cni_half_a_frame_is_refused_at_its_end_and_given_up_on_without_one() {
         let answer = send(&node, &whole[..length], &[]);
         assert!(answer.contains("in the middle"), "{length} bytes: {answer}");
     }
-    // Without an end it is given up on; others are served meanwhile.
-    let mut open = UnixStream::connect(node.socket()).unwrap();
-    open.write_all(&whole[..10]).unwrap();
+    // Without an end it is given up on, also when a byte comes now and then; others are served meanwhile.
+    raise_descriptors(MANY + 200);
+    let connect = || UnixStream::connect(node.socket()).unwrap();
+    let mut open: Vec<UnixStream> = (0..MANY).map(|_| connect()).collect();
+    for stream in &mut open {
+        stream.write_all(&whole[..10]).unwrap();
+    }
+    let mut slow = connect();
+    let bytes = whole.clone();
+    let writing = std::thread::spawn(move || {
+        let mut sent = 0;
+        while sent < bytes.len() && slow.write_all(&bytes[sent..=sent]).is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            sent += 1;
+        }
+        sent
+    });
+    let sandbox = Sandbox::new();
+    eni_tests::cni::add(&node, "meanwhile", &sandbox);
     Call::new(&node, "STATUS").ok();
-    let mut answer = Vec::new();
-    open.read_to_end(&mut answer).unwrap();
-    assert_eq!(answer, b"", "closed without a word: its plugin is not there to read one");
-    assert!(node.metric("eni_ipamd_refused_requests_total", "slow") >= 1.0);
+    eni_tests::cni::del(&node, "meanwhile", &sandbox.path());
+    for stream in &mut open {
+        let mut answer = Vec::new();
+        // Reset, where bytes were left unread.
+        let _ = stream.read_to_end(&mut answer);
+        assert_eq!(answer, b"", "closed without a word: its plugin is not there to read one");
+    }
+    assert!(writing.join().unwrap() < whole.len(), "the slow writer is cut off");
+    wait::until("all are counted", || {
+        node.metric("eni_ipamd_refused_requests_total", "slow") >= (MANY + 1) as f64
+    });
+    assert!(node.log().contains("did not arrive whole in time"));
+    unchanged(&node);
+}
+
+#[test]
+fn cni_more_connections_than_there_are_seats_are_closed_and_those_served_are_not_disturbed() {
+    let config = "[sockets]\nmax_connections = 8\n".to_owned();
+    let node = Node::new(&Options { secondary: 2, config, ..Options::default() });
+    // Each asks and never reads its answer, nor closes: it has its seat back at once.
+    let mut unread: Vec<UnixStream> = (0..50).map(|_| UnixStream::connect(node.socket()).unwrap()).collect();
+    for stream in &mut unread {
+        // It may have been closed already.
+        let _ = stream.write_all(&request(r#"{"status":{}}"#));
+    }
+    wait::until("STATUS is answered", || Call::new(&node, "STATUS").run().code == Some(0));
+    // Each keeps its seat until its time is over; who comes then tries again until there is one.
+    let silent: Vec<UnixStream> = (0..50).map(|_| UnixStream::connect(node.socket()).unwrap()).collect();
+    wait::until("they are counted", || node.metric("eni_ipamd_refused_requests_total", "too_many") >= 42.0);
+    drop(silent);
+    let sandbox = Sandbox::new();
+    eni_tests::cni::add(&node, "c1", &sandbox);
+    eni_tests::cni::del(&node, "c1", &sandbox.path());
     unchanged(&node);
 }
 
@@ -112,13 +171,33 @@ fn cni_descriptors_that_are_no_sandbox_are_refused_and_closed() {
         let answer = send(&node, &add(), &descriptors);
         assert!(answer.contains("\"code\":8") && answer.contains(words), "{words}: {answer}");
     }
+    // As many as one message can carry, with the first byte.
+    let mut stream = UnixStream::connect(node.socket()).unwrap();
+    let null = file();
+    let rights = [null.as_raw_fd(); fdpass::MAX_FDS];
+    let bytes = add();
+    let (parts, rights) = ([IoSlice::new(&bytes)], [ControlMessage::ScmRights(&rights)]);
+    let sent = sendmsg::<()>(stream.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None);
+    assert_eq!(sent, Ok(bytes.len()));
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("253 descriptors"), "{answer}");
     for call in [r#"{"status":{}}"#, r#"{"hand_over":{"pid":1}}"#] {
         let answer = send(&node, &request(call), &[file()]);
         assert!(answer.contains("takes no descriptor"), "{call}: {answer}");
     }
     let del = request(r#"{"del":{"key":{"network":"vpc","container":"c","ifname":"eth0"}}}"#);
     assert!(send(&node, &del, &[file()]).contains("no NETLINK_ROUTE socket"));
-    assert!(send(&node, &del, &[route_socket(one.name())]).contains("done"));
+    // Without an end of its sending, which would be its plugin's.
+    let mut stream = UnixStream::connect(node.socket()).unwrap();
+    let sandbox = route_socket(one.name());
+    let sent = fdpass::send_with_fd(stream.as_fd(), &del, Some(sandbox.as_fd())).unwrap();
+    assert_eq!(sent, del.len());
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(String::from_utf8_lossy(&answer).contains("done"));
+    drop(sandbox);
     wait::until("every descriptor is closed", || open() <= before);
     unchanged(&node);
 }

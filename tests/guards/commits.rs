@@ -1,21 +1,18 @@
 //! Commits: one awaited per ADD and per DEL, one transaction for all that wait.
 //!
-//! Owns holding the store thread. That a transaction is durable is proved where the store is.
+//! Owns nothing but these counts. That a transaction is durable is proved where the store is.
 
 use crate::recording::{PODS, RECORDING, undisturbed};
 use crate::strace::Call;
 use eni_tests::cni::Call as Cni;
+use eni_tests::held::Held;
 use eni_tests::node::{Node, Options};
 use eni_tests::sandbox::Sandbox;
 use eni_tests::wait;
-use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
-use std::fs;
 use std::ops::Range;
 
-/// How many ADDs wait for the held store.
-const HELD: usize = 16;
+/// How many ADDs wait for the held store. With the round trip that renews the stamp, which may be among them, 16.
+const HELD: usize = 15;
 
 /// Transactions among the store's calls between two lines: redb writes its file's header, at offset 0, once in each.
 fn transactions(calls: &[Call], from: usize, to: usize) -> usize {
@@ -57,30 +54,6 @@ fn guard_the_metrics_count_the_commits() {
     assert_eq!([0, 1].map(|n| after.awaited[n] - before.awaited[n]), [PODS, PODS], "each once, for a commit");
 }
 
-/// A thread of another process that does not run until this is dropped; the other threads do.
-struct Held(Pid);
-
-impl Held {
-    fn thread(process: u32, name: &str) -> Held {
-        let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|task| task.unwrap().path());
-        let named =
-            |task: &std::path::PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|n| n.trim() == name);
-        let task = tasks.into_iter().find(named).expect("a thread of that name");
-        let thread = Pid::from_raw(task.file_name().unwrap().to_str().unwrap().parse().unwrap());
-        ptrace::seize(thread, ptrace::Options::empty()).expect("root may trace");
-        ptrace::interrupt(thread).unwrap();
-        waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
-        Held(thread)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // Gone with its process when a test failed.
-        let _ = ptrace::detach(self.0, None);
-    }
-}
-
 /// The histogram of batches by transaction: transactions, batches, and by upper bound.
 fn batches(node: &Node) -> (usize, usize, [usize; 3]) {
     let read = |what: &str, label: &str| {
@@ -114,5 +87,10 @@ fn guard_what_waits_for_the_store_is_one_transaction() {
     let [single, upto_8, upto_16] = [0, 1, 2].map(|n| after.2[n] - before.2[n]);
     // What is not awaited may follow, a batch each.
     assert_eq!((upto_8, upto_16), (single, single + 1), "one transaction carries 9 to 16 batches");
-    assert_eq!((transactions, batches), (single + 1, single + HELD), "and it carries all of them");
+    assert_eq!(transactions, single + 1, "and it carries all of them");
+    let with_a_pulse = single + HELD + 1;
+    assert!(
+        (single + HELD..=with_a_pulse).contains(&batches),
+        "{batches} batches in {transactions} transactions"
+    );
 }

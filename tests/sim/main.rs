@@ -1,7 +1,7 @@
 //! The owner under a seeded scheduler and a virtual clock.
 //!
 //! Thousands of random histories: ADDs, DELs, plugins that die, sandboxes that die, effects that end in any order, fail
-//! or are lost with the daemon, crashes at any point and restarts from what was committed. After every step the owner's
+//! or are lost with the daemon, DELs that become tombstones because no daemon answers them, crashes at any point and restarts from what was committed. After every step the owner's
 //! invariants hold, and the scheduler's own truth: no address on two links, no answer before its commit, nothing alive
 //! forgotten. When faults stop, everything that was made goes away.
 //!
@@ -10,6 +10,7 @@
 // All of this program is a test.
 #![allow(clippy::unwrap_used)]
 
+mod graves;
 mod kernel;
 mod scheduler;
 mod world;

@@ -17,15 +17,16 @@ use ipamd_core::owner::event::{AddAsk, Completion, Effect, EffectId, EffectKind,
 use ipamd_core::owner::{Owner, OwnerConfig};
 use ipamd_core::record::{AddressState, AttachmentState, EniState, Stored};
 use ipamd_core::time::Timestamp;
+use ipamd_core::tombstone::Buried;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// SplitMix64: small, seeded, the same everywhere.
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub(crate) fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -33,57 +34,63 @@ impl Dice {
         usize::try_from((z ^ (z >> 31)) % sides as u64).expect("less than `sides`")
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub(crate) fn chance(&mut self, percent: usize) -> bool {
         self.roll(100) < percent
     }
 }
 
 /// A plugin that waits for its answer.
-struct Plugin {
-    key: AttachmentKey,
-    add: Option<NetnsCookie>,
+pub(crate) struct Plugin {
+    pub(crate) key: AttachmentKey,
+    pub(crate) add: Option<NetnsCookie>,
+    /// What a DEL knows of its sandbox.
+    pub(crate) cookie: Option<NetnsCookie>,
+    /// When it began.
+    pub(crate) asked: Timestamp,
 }
 
 /// What an answered ADD has promised.
 #[derive(Debug, Clone, PartialEq)]
-struct Promise {
+pub(crate) struct Promise {
     cookie: NetnsCookie,
     address: Ipv4Addr,
 }
 
 /// One random history.
 pub(crate) struct History {
-    dice: Dice,
-    world: World,
+    pub(crate) dice: Dice,
+    pub(crate) world: World,
     owner: Owner,
-    now: Timestamp,
-    next_op: u64,
-    plugins: BTreeMap<OpId, Plugin>,
+    pub(crate) now: Timestamp,
+    pub(crate) next_op: u64,
+    pub(crate) plugins: BTreeMap<OpId, Plugin>,
+    /// Tombstones that the running daemon has been handed.
+    pub(crate) graves: BTreeMap<OpId, Buried>,
     /// Not carried out yet; commits among them in order.
     waiting: Vec<Effect>,
     /// Carried out, not reported yet.
     ended: Vec<(EffectId, Completion)>,
     done: BTreeSet<EffectId>,
     failed: BTreeSet<EffectId>,
-    promises: BTreeMap<AttachmentKey, Promise>,
+    pub(crate) promises: BTreeMap<AttachmentKey, Promise>,
     /// The last DEL that was asked for each key: it takes what an earlier ADD is answered.
-    dels: BTreeMap<AttachmentKey, OpId>,
+    pub(crate) dels: BTreeMap<AttachmentKey, OpId>,
     /// The sandbox that the last ADD of each key named.
     asked: BTreeMap<AttachmentKey, NetnsCookie>,
     /// Keys with a hung-up operation that may still run: nothing is promised to them until the owner is at rest.
     undecided: BTreeSet<AttachmentKey>,
     /// The current sandbox of each container; a dead one is replaced by the next ADD.
-    sandboxes: BTreeMap<u8, NetnsCookie>,
+    pub(crate) sandboxes: BTreeMap<u8, NetnsCookie>,
     next_cookie: u64,
     faults: bool,
     /// Others have changed the host.
     harmed: bool,
     /// Host links that somebody has deleted.
     linkless: BTreeSet<u32>,
-    trace: Vec<String>,
+    pub(crate) trace: Vec<String>,
 }
 
-const CONTAINERS: usize = 5;
+pub(crate) const CONTAINERS: usize = 5;
 
 fn config() -> OwnerConfig {
     let targets =
@@ -92,7 +99,7 @@ fn config() -> OwnerConfig {
     OwnerConfig { cooldown: Duration::from_secs(2), targets, poll, ..OwnerConfig::default() }
 }
 
-fn key(container: u8) -> AttachmentKey {
+pub(crate) fn key(container: u8) -> AttachmentKey {
     AttachmentKey {
         network: "vpc".parse().expect("a name"),
         container: format!("c{container}").parse().expect("an id"),
@@ -115,6 +122,7 @@ impl History {
             now,
             next_op: 0,
             plugins: BTreeMap::new(),
+            graves: BTreeMap::new(),
             waiting: Vec::new(),
             ended: Vec::new(),
             done: BTreeSet::new(),
@@ -168,8 +176,11 @@ impl History {
             30..33 => self.hang_up(),
             33..60 => self.carry_out(),
             60..86 => self.report(),
-            86..90 => self.wake(),
-            90..93 => self.harm(),
+            86..88 => self.wake(),
+            88..90 => self.harm(),
+            90..91 => self.lose_del(),
+            91..92 => self.del_unread(),
+            92..93 => self.hand_one_over(),
             93..95 => self.kill_sandbox(),
             95..97 => self.leave_unread(),
             97 => self.lose_the_file(),
@@ -215,7 +226,7 @@ impl History {
         self.world.kernel.delete_pair(ifindex).then_some(Trigger::Link)
     }
 
-    fn send(&mut self, event: Event) {
+    pub(crate) fn send(&mut self, event: Event) {
         if self.world.tick(self.now) && self.dice.chance(70) {
             let outcome = self.owner.handle(Event::LinkSeen, self.now);
             self.take(outcome);
@@ -224,7 +235,7 @@ impl History {
         self.take(outcome);
     }
 
-    fn say(&mut self, what: &str) {
+    pub(crate) fn say(&mut self, what: &str) {
         self.trace.push(format!("{} {what}", self.now.as_millis()));
     }
 
@@ -236,6 +247,9 @@ impl History {
     }
 
     fn answered(&mut self, op: OpId, answer: Option<reply::Outcome>) {
+        if let Some(buried) = self.graves.remove(&op) {
+            return self.grave_answered(&buried, answer.as_ref());
+        }
         let Some(plugin) = self.plugins.remove(&op) else { return };
         self.say(&format!("answer {op:?} {} {}", plugin.key, answer.is_some()));
         match (plugin.add, answer) {
@@ -304,7 +318,8 @@ impl History {
         let op = OpId(self.next_op);
         let key = key(container);
         self.say(&format!("ADD {op:?} {key} {cookie}"));
-        self.plugins.insert(op, Plugin { key: key.clone(), add: Some(cookie) });
+        self.plugins
+            .insert(op, Plugin { key: key.clone(), add: Some(cookie), cookie: None, asked: self.now });
         // An ADD for another sandbox takes what the key was promised, whether it succeeds or not.
         if self.asked.insert(key.clone(), cookie) != Some(cookie) {
             self.promises.remove(&key);
@@ -325,14 +340,16 @@ impl History {
     }
 
     fn del(&mut self) {
-        let key = key(self.dice.roll(CONTAINERS) as u8);
+        let container = self.dice.roll(CONTAINERS) as u8;
+        let cookie = self.sandboxes.get(&container).copied().filter(|_| self.dice.chance(70));
+        let key = key(container);
         self.next_op += 1;
         let op = OpId(self.next_op);
         self.say(&format!("DEL {op:?} {key}"));
         // Whatever a live attachment was promised, a DEL takes it from now on.
         self.promises.remove(&key);
         self.dels.insert(key.clone(), op);
-        self.plugins.insert(op, Plugin { key: key.clone(), add: None });
+        self.plugins.insert(op, Plugin { key: key.clone(), add: None, cookie, asked: self.now });
         self.send(Event::Del { op, key });
     }
 
@@ -393,7 +410,7 @@ impl History {
         self.say(&format!("carry out {:?} {} {fault:?}", effect.id, name(&effect.kind)));
         self.world.now = self.now;
         let completion = self.world.carry_out(&effect, fault);
-        if !matches!(effect.kind, EffectKind::WatchLinks(_)) {
+        if !matches!(effect.kind, EffectKind::WatchLinks(_) | EffectKind::Stamp { .. }) {
             self.ended.push((effect.id, completion));
         }
     }
@@ -470,8 +487,16 @@ impl History {
         self.ended.clear();
         self.done.clear();
         self.failed.clear();
+        self.graves.clear();
         for plugin in std::mem::take(&mut self.plugins).into_values() {
             self.promises.remove(&plugin.key);
+            // Its DEL finds no daemon, unless it is killed, too.
+            if plugin.add.is_none() && self.dice.chance(70) {
+                self.written_down(plugin.key, plugin.cookie, plugin.asked);
+            }
+        }
+        if self.dice.chance(30) {
+            self.del_unread();
         }
         self.undecided.clear();
         self.world.sandboxes.clear();
@@ -483,6 +508,7 @@ impl History {
         self.owner = owner;
         self.next_op += 1;
         self.take(outcome);
+        self.hand_all_over();
     }
 
     fn check(&mut self) {
@@ -544,7 +570,7 @@ impl History {
             self.next_op += 1;
             let op = OpId(self.next_op);
             self.promises.remove(&key);
-            self.plugins.insert(op, Plugin { key: key.clone(), add: None });
+            self.plugins.insert(op, Plugin { key: key.clone(), add: None, cookie: None, asked: self.now });
             self.send(Event::Del { op, key });
         }
         for _ in 0..20_000 {
@@ -552,6 +578,7 @@ impl History {
                 if self.at_rest() && self.host_is_whole() {
                     return;
                 }
+                self.hand_all_over();
                 self.now =
                     self.owner.next_deadline().unwrap_or(self.now + Duration::from_secs(1)).max(self.now);
                 self.send(Event::Wake);
@@ -582,7 +609,12 @@ impl History {
         let idle = counts.allocated + counts.cooling == 0;
         let stored = &self.world.stored;
         let settled = stored.attachments.is_empty() && stored.intents.is_empty();
-        ours == 0 && idle && settled && self.nothing_leaks(counts.free) && self.plugins.is_empty()
+        ours == 0
+            && idle
+            && settled
+            && self.nothing_leaks(counts.free)
+            && self.plugins.is_empty()
+            && self.world.spool.is_empty()
     }
 
     /// EC2 has the ENIs and addresses that are stored and no others, and none of them is beyond the warm target of two.
@@ -614,5 +646,7 @@ fn name(kind: &EffectKind) -> &'static str {
         EffectKind::ObserveCloud { .. } => "observe cloud",
         EffectKind::Mutate(mutation) => mutation.call(),
         EffectKind::WatchLinks(_) => "watch links",
+        EffectKind::Consult(_) => "consult",
+        EffectKind::Stamp { .. } => "stamp",
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::kernel::FakeKernel;
 use embedded_vpc::model::{Ec2, Setup, Transition};
-use eni_proto::ids::{BootId, EniId, MacAddr, NetnsCookie};
+use eni_proto::ids::{AttachmentKey, BootId, EniId, MacAddr, NetnsCookie};
 use ipamd_core::cloud::{
     CloudError, CloudErrorKind, CloudObservation, EniAttachmentStatus, EniScope, Mutated, Mutation,
 };
@@ -12,6 +12,7 @@ use ipamd_core::kernel::{HostKernel, HostStepError, WireError, WireStep};
 use ipamd_core::owner::event::{Completion, Effect, EffectKind, PathSight};
 use ipamd_core::record::{AttachmentId, Stored, Write};
 use ipamd_core::time::Timestamp;
+use ipamd_core::tombstone::Buried;
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -60,6 +61,8 @@ pub(crate) struct World {
     pub(crate) lie: Option<Lie>,
     /// The ENI that each client token has made.
     made: BTreeMap<String, EniId>,
+    /// The DELs that were written down, by key.
+    pub(crate) spool: BTreeMap<AttachmentKey, Buried>,
     /// Which sandbox each operation of the running daemon named.
     pub(crate) sandboxes: BTreeMap<u64, NetnsCookie>,
 }
@@ -85,6 +88,7 @@ impl World {
             lie: None,
             made: BTreeMap::new(),
             watched: Vec::new(),
+            spool: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
         }
     }
@@ -240,6 +244,9 @@ impl World {
                 Completion::CloudObserved(self.look(*tagged).map_err(|e| e.to_string()))
             }
             EffectKind::Mutate(mutation) => Completion::Mutated(self.mutate(mutation, fault)),
+            EffectKind::Consult(_) if fault != Fault::None => Completion::Consulted(Err("EIO".into())),
+            EffectKind::Consult(key) => Completion::Consulted(Ok(self.spool.get(key).cloned())),
+            EffectKind::Stamp { .. } => Completion::Skipped,
             EffectKind::WatchLinks(macs) => {
                 self.watched.clone_from(macs);
                 Completion::Skipped

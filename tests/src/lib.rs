@@ -9,6 +9,7 @@ pub mod bench;
 pub mod client;
 pub mod cni;
 pub mod demo;
+pub mod held;
 pub mod node;
 pub mod programs;
 pub mod sandbox;

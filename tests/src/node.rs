@@ -38,6 +38,8 @@ pub struct Options {
     pub describe_ms: u64,
     /// The time between its looks at the host's network while nothing tells of a change.
     pub host_ms: u64,
+    /// How long ipamd may be silent before STATUS fails.
+    pub status_grace_ms: u64,
     /// Words that are added to the embedded VPC's command line.
     pub vpc_args: &'static [&'static str],
     /// Lines that are added to ipamd's configuration.
@@ -55,6 +57,7 @@ impl Default for Options {
             poll_ms: 50,
             describe_ms: 30_000,
             host_ms: 60_000,
+            status_grace_ms: 60_000,
             vpc_args: &[],
             config: String::new(),
         }
@@ -115,8 +118,9 @@ impl Node {
         let topology =
             serde_json::from_str(&line).unwrap_or_else(|e| panic!("embedded-vpc did not start: {e}"));
         let config = format!(
-            "[paths]\nrun_dir = \"{}\"\n[cloud]\ncontrol = \"{}\"\n[pool]\ncooldown_ms = {}\n\
-             [metrics]\nlisten = \"{}\"\n[timing]\npoll_ms = {}\ndescribe_period_ms = {}\nhost_period_ms = {}\n[log]\nlevel = \"{}\"\n{}",
+            "[paths]\nrun_dir = \"{}\"\n[cloud]\ncontrol = \"{}\"\n[pool]\ncooldown_ms = {}\nstatus_when_full = \"ok\"\n\
+             [metrics]\nlisten = \"{}\"\n[timing]\npoll_ms = {}\ndescribe_period_ms = {}\nhost_period_ms = {}\n\
+             status_grace_ms = {}\n[log]\nlevel = \"{}\"\n{}",
             run_dir.display(),
             control.display(),
             options.cooldown_ms,
@@ -124,11 +128,20 @@ impl Node {
             options.poll_ms,
             options.describe_ms,
             options.host_ms,
+            options.status_grace_ms,
             options.log,
             options.config
         );
         fs::write(folder.path().join("ipamd.toml"), config).expect("the configuration is written");
         Node { prefix, folder, vpc, ipamd: None, topology }
+    }
+
+    /// Changes ipamd's configuration, from its next start on.
+    pub fn configure(&self, from: &str, to: &str) {
+        let path = self.folder.path().join("ipamd.toml");
+        let text = fs::read_to_string(&path).expect("the configuration is there");
+        assert!(text.contains(from), "{from} is not in {text}");
+        fs::write(path, text.replace(from, to)).expect("the configuration is written");
     }
 
     /// A command that runs ipamd in the node's namespace, with CAP_NET_ADMIN alone.

@@ -34,6 +34,8 @@ const MAY_NAME: &[&str] = &[
     "executors::cloud::CloudSender",
     "executors::netlink::Job",
     "executors::netlink::JobSender",
+    "spool::Job",
+    "spool::SpoolSender",
     "store::StoreHandle",
 ];
 

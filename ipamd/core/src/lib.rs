@@ -1,8 +1,8 @@
 //! ipamd's decisions.
 //!
 //! Owns the state machine of attachments and addresses (`owner`, `pool`), what the host's network should look like
-//! (`host_net`), the data of effects and observations (`kernel`, `cloud`), when reconcilers run (`reconcile`), and
-//! the invariants that hold after every step (`invariant`).
+//! (`host_net`), the data of effects and observations (`kernel`, `cloud`), when reconcilers run (`reconcile`), what
+//! a tombstone means (`tombstone`), and the invariants that hold after every step (`invariant`).
 //!
 //! Does not own a clock, a thread, a socket, a log: time comes in as an argument, effects go out as data, and the
 //! shell (crate `ipamd`) or a seeded scheduler (tests) carries them out.
@@ -18,3 +18,4 @@ pub mod pool;
 pub mod reconcile;
 pub mod record;
 pub mod time;
+pub mod tombstone;

@@ -46,6 +46,8 @@ pub struct Paths {
     pub run_dir: PathBuf,
     /// The store's file.
     pub store: PathBuf,
+    /// The folder of DELs that nobody answered.
+    pub spool: PathBuf,
 }
 
 /// The cloud.
@@ -60,6 +62,8 @@ pub struct Cloud {
 pub struct Pool {
     /// The least time between a release and the next use.
     pub cooldown: Duration,
+    /// STATUS fails while no address is free and none is coming.
+    pub fail_when_full: bool,
 }
 
 /// Links and packets.
@@ -106,6 +110,8 @@ pub struct Timing {
     pub host_period: Duration,
     /// How long an end may take.
     pub drain: Duration,
+    /// How long ipamd may be silent before STATUS fails.
+    pub status_grace: Duration,
 }
 
 /// Logs.
@@ -232,10 +238,13 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_read_back() {
-        let text = "[pool]\ncooldown_ms = 0\n[paths]\nrun_dir = \"/x\"\n[metrics]\nlisten = \"\"\n";
+        let text = "[pool]\ncooldown_ms = 0\nstatus_when_full = \"fail\"\n[paths]\nrun_dir = \"/x\"\n\
+                    [metrics]\nlisten = \"\"\n[timing]\nstatus_grace_ms = 3000\n";
         let config = parse(text).unwrap();
         assert_eq!(config.paths.store, PathBuf::from("/x/ipamd.redb"));
+        assert_eq!(config.paths.spool, PathBuf::from("/x/spool"));
         assert_eq!(config.metrics.listen, None);
+        assert_eq!((config.pool.fail_when_full, config.timing.status_grace), (true, Duration::from_secs(3)));
         assert_eq!(parse(&config.render()).unwrap(), config);
     }
 

@@ -30,6 +30,7 @@ pub(super) struct Raw {
 struct RawPaths {
     run_dir: String,
     store: String,
+    spool: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,6 +44,15 @@ struct RawCloud {
 #[serde(default, deny_unknown_fields)]
 struct RawPool {
     cooldown_ms: u64,
+    status_when_full: WhenFull,
+}
+
+/// What STATUS says while no address is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WhenFull {
+    Ok,
+    Fail,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -85,6 +95,7 @@ struct RawTiming {
     poll_ms: u64,
     host_period_ms: u64,
     drain_ms: u64,
+    status_grace_ms: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -113,7 +124,7 @@ impl Default for Raw {
 
 impl Default for RawPaths {
     fn default() -> Self {
-        RawPaths { run_dir: "/run/eni-cni".into(), store: String::new() }
+        RawPaths { run_dir: "/run/eni-cni".into(), store: String::new(), spool: String::new() }
     }
 }
 
@@ -125,7 +136,7 @@ impl Default for RawCloud {
 
 impl Default for RawPool {
     fn default() -> Self {
-        RawPool { cooldown_ms: 30_000 }
+        RawPool { cooldown_ms: 30_000, status_when_full: WhenFull::Ok }
     }
 }
 
@@ -162,7 +173,13 @@ impl Default for RawMetrics {
 
 impl Default for RawTiming {
     fn default() -> Self {
-        RawTiming { describe_period_ms: 30_000, poll_ms: 2_000, host_period_ms: 60_000, drain_ms: 2_000 }
+        RawTiming {
+            describe_period_ms: 30_000,
+            poll_ms: 2_000,
+            host_period_ms: 60_000,
+            drain_ms: 2_000,
+            status_grace_ms: 60_000,
+        }
     }
 }
 
@@ -209,6 +226,10 @@ impl Raw {
         let store = match self.paths.store.as_str() {
             "" => run_dir.join("ipamd.redb"),
             text => absolute("paths.store", text)?,
+        };
+        let spool = match self.paths.spool.as_str() {
+            "" => run_dir.join("spool"),
+            text => absolute("paths.spool", text)?,
         };
         if self.cloud.kind != "embedded" {
             return Err(broken("cloud.kind", &format!("{:?}", self.cloud.kind), "must be \"embedded\""));
@@ -257,14 +278,19 @@ impl Raw {
         let release = self.capacity.release_after_ms;
         let release = within("capacity.release_after_ms", release, 0, hour, "must be 0 to 3600000")?;
         let drain = within("timing.drain_ms", self.timing.drain_ms, 0, 60_000, "must be 0 to 60000")?;
+        let grace = self.timing.status_grace_ms;
+        let grace = within("timing.status_grace_ms", grace, 1_000, hour, "must be 1000 to 3600000")?;
         let seats = self.sockets.max_connections;
         let seats = within("sockets.max_connections", seats, 8, 65_536, "must be 8 to 65536")?;
         let waiters =
             within("sockets.max_waiters", self.sockets.max_waiters, 1, 65_536, "must be 1 to 65536")?;
         Ok(Config {
-            paths: Paths { run_dir, store },
+            paths: Paths { run_dir, store, spool },
             cloud: Cloud { control: absolute("cloud.control", &self.cloud.control)? },
-            pool: Pool { cooldown: Duration::from_millis(cooldown) },
+            pool: Pool {
+                cooldown: Duration::from_millis(cooldown),
+                fail_when_full: self.pool.status_when_full == WhenFull::Fail,
+            },
             capacity: Targets {
                 warm_enis: warm,
                 minimum_ip: minimum,
@@ -286,6 +312,7 @@ impl Raw {
                 poll: Duration::from_millis(poll),
                 host_period: Duration::from_millis(host),
                 drain: Duration::from_millis(drain),
+                status_grace: Duration::from_millis(grace),
             },
             log: Log { level, format: self.log.format },
         })
@@ -304,9 +331,13 @@ impl From<&Config> for Raw {
             paths: RawPaths {
                 run_dir: config.paths.run_dir.display().to_string(),
                 store: config.paths.store.display().to_string(),
+                spool: config.paths.spool.display().to_string(),
             },
             cloud: RawCloud { kind: "embedded".into(), control: config.cloud.control.display().to_string() },
-            pool: RawPool { cooldown_ms: millis(config.pool.cooldown) },
+            pool: RawPool {
+                cooldown_ms: millis(config.pool.cooldown),
+                status_when_full: if config.pool.fail_when_full { WhenFull::Fail } else { WhenFull::Ok },
+            },
             capacity: RawCapacity {
                 warm_enis: config.capacity.warm_enis,
                 minimum_ip: config.capacity.minimum_ip,
@@ -331,6 +362,7 @@ impl From<&Config> for Raw {
                 poll_ms: millis(config.timing.poll),
                 host_period_ms: millis(config.timing.host_period),
                 drain_ms: millis(config.timing.drain),
+                status_grace_ms: millis(config.timing.status_grace),
             },
             log: RawLog { level: config.log.level.clone(), format: config.log.format },
         }

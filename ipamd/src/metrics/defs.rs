@@ -45,6 +45,7 @@ defs! {
     REAPED_LINKS = "reaped_links", "counter", "", "Dying links that are gone";
     KEPT_LINKS = "kept_links", "counter", "", "Dying links that could not be deleted, each time they were tried";
     REAP_SECONDS = "reap_seconds", "histogram", "", "Seconds of one batch of the reaper";
+    TOMBSTONES = "tombstones", "counter", "outcome: done, dropped, rejected", "DELs that were written down while ipamd did not answer: done, dropped because nothing has to be done, or no tombstones at all";
     HOST_STEPS = "host_steps", "counter", "outcome: ok, failed", "Steps taken on the host's own network";
     HOST_REPAIRS = "host_repairs", "counter", "trigger: link, address, route, rule, neighbour, settings, nftables, overrun, period, pool; thing: rule, route, link, alias, mac, name, address, neighbour, nftables, forward; reason: missing, differs, unneeded, foreign", "Steps that mended what others changed on the host, by what told of it";
     BROKEN = "attachments_broken", "counter", "trigger: as of host_repairs", "Attachments whose host link went away while nobody asked for that";

@@ -73,6 +73,17 @@ pub enum Refused {
     BadRequest,
 }
 
+/// What became of a file in the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TombstoneOutcome {
+    /// Its DEL was done.
+    Done,
+    /// There was nothing to do.
+    Dropped,
+    /// It was no tombstone.
+    Rejected,
+}
+
 macro_rules! label_values {
     ($kind:ident: $($value:ident = $text:literal),*) => {
         impl EncodeLabelValue for $kind {
@@ -91,6 +102,13 @@ label_values!(Outcome: Ok = "ok", Refused = "refused", Failed = "failed", Cancel
 label_values!(Refused: TooMany = "too_many", NotRoot = "not_root", Slow = "slow", BadFrame = "bad_frame",
     BadRequest = "bad_request");
 label_values!(Replaced: Damaged = "damaged", TakenAway = "taken_away", Foreign = "foreign");
+
+label_values!(TombstoneOutcome: Done = "done", Dropped = "dropped", Rejected = "rejected");
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TombstoneLabels {
+    outcome: TombstoneOutcome,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PhaseLabels {
@@ -165,6 +183,7 @@ pub struct Metrics {
     reaped: Counter,
     kept: Counter,
     reap_seconds: Histogram,
+    tombstones: Family<TombstoneLabels, Counter>,
     host_steps: Family<OutcomeLabels, Counter>,
     repairs: Family<RepairLabels, Counter>,
     broken: Family<TriggerLabels, Counter>,
@@ -195,6 +214,7 @@ impl Metrics {
             reaped: Counter::default(),
             kept: Counter::default(),
             reap_seconds: seconds(),
+            tombstones: Family::default(),
             host_steps: Family::default(),
             repairs: Family::default(),
             broken: Family::default(),
@@ -231,6 +251,11 @@ impl Metrics {
         self.reaped.inc_by(gone as u64);
         self.kept.inc_by(kept as u64);
         self.reap_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A file of the spool.
+    pub fn tombstone(&self, outcome: TombstoneOutcome) {
+        self.tombstones.get_or_create(&TombstoneLabels { outcome }).inc();
     }
 
     /// Steps on the host's own network.
@@ -287,6 +312,7 @@ impl Metrics {
         put!(defs::REAPED_LINKS, self.reaped);
         put!(defs::KEPT_LINKS, self.kept);
         put!(defs::REAP_SECONDS, self.reap_seconds);
+        put!(defs::TOMBSTONES, self.tombstones);
         put!(defs::HOST_STEPS, self.host_steps);
         put!(defs::HOST_REPAIRS, self.repairs);
         put!(defs::BROKEN, self.broken);

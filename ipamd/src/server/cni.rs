@@ -133,6 +133,12 @@ async fn serve(this: &Rc<Loop>, stream: &UnixStream, asked: Asked) {
         }
         Asked::Del(del) => {
             came("del", &del.key);
+            // It has been written down, or its runtime knows that it was not done. Begun now it could take what came
+            // after it: after an ipamd that hung, a DEL may be read long after its time.
+            if is_gone(stream) {
+                tracing::info!(attachment = %del.key, "a DEL whose plugin is gone already is not begun");
+                return;
+            }
             let (op, waiting) = this.begin(None, |op| Event::Del { op, key: del.key });
             if let Some(outcome) = wait(this, stream, op, waiting).await {
                 answer(stream, outcome).await;
@@ -172,6 +178,12 @@ async fn wait(
             None
         }
     }
+}
+
+/// Whether the peer has closed by now. The kernel is asked: the runtime may not have heard of it yet. What was read whole
+/// leaves nothing to read but an end.
+fn is_gone(stream: &UnixStream) -> bool {
+    matches!(fdpass::recv_with_fds(stream.as_fd(), &mut [0]), Ok((0, _)))
 }
 
 /// Ready when the peer has closed, or sends more than its one request.

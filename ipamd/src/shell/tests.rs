@@ -4,6 +4,7 @@ use super::*;
 use crate::completions::completions;
 use crate::executors::cloud::{self, Cloud};
 use crate::executors::netlink;
+use crate::spool::SpoolThread;
 use crate::store::{Store, StoreThread};
 use eni_proto::ids::BootId;
 use ipamd_core::cloud::{
@@ -51,7 +52,13 @@ fn what_comes_after_a_commit_that_the_queue_does_not_take_is_not_started() {
     let queue = || netlink::start("test", Vec::new(), &done).unwrap().0;
     let unasked = Arc::new(Unasked);
     let (cloud, _task) = cloud::task(Cloud { enis: unasked.clone(), metadata: unasked }, done.clone());
+    let metrics = Arc::new(Metrics::new(Arc::new(Counters::default())));
+    let run_dir = folder.path();
+    let spool =
+        SpoolThread::prepare(&run_dir.join("spool"), run_dir, boot.clone(), done.clone(), metrics.clone());
+    let (spool, _spool_thread) = spool.unwrap();
     let executors = Executors {
+        spool,
         store,
         netlink: queue(),
         host: queue(),
@@ -68,7 +75,6 @@ fn what_comes_after_a_commit_that_the_queue_does_not_take_is_not_started() {
         clock::now(),
     )
     .unwrap();
-    let metrics = Arc::new(Metrics::new(Arc::new(Counters::default())));
     let mut shell = Shell::new(owner, outcome, executors, metrics);
 
     let [commit, next, last] = [1_000_001, 1_000_002, 1_000_003];

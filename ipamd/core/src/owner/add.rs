@@ -39,6 +39,8 @@ impl Owner {
             key: ask.key.clone(),
             verb: Verb::Add,
             ask: Some(ask),
+            tombstone: None,
+            why: DyingReason::Replaced,
             phase: Phase::Queued,
             arrived: now,
             begun: None,
@@ -90,19 +92,12 @@ impl Owner {
         if !self.gate.open() {
             return;
         }
-        let wanted_mtu = ask.mtu.unwrap_or(self.config.mtu);
         if let Some(slot) = self.attachments.current(&ask.key) {
             let record = slot.record.clone();
-            let same =
-                record.netns_cookie == ask.cookie && record.mode == ask.mode && record.mtu == wanted_mtu;
-            if same && record.state == AttachmentState::Live {
-                let recorded = self.recorded(&record, &ask.netns, now);
-                self.attachments.told_again(&record.id());
-                self.end(id, Ending::Ok, Ok(reply::Outcome::Added(Box::new(recorded))), now);
+            if self.is_asked_for(&record, &ask) {
+                self.consult(id, now);
             } else {
-                self.set_phase(id, Phase::Killing(record.id()));
-                self.begun(id, now);
-                self.kill(&record.id(), DyingReason::Replaced, Some(id), now);
+                self.replace(id, &record.id(), DyingReason::Replaced, now);
             }
             return;
         }
@@ -121,9 +116,23 @@ impl Owner {
         }
     }
 
+    /// Whether an attachment is what an ADD asks for: then its recorded result is the answer.
+    pub(super) fn is_asked_for(&self, record: &AttachmentRecord, ask: &AddAsk) -> bool {
+        let wanted_mtu = ask.mtu.unwrap_or(self.config.mtu);
+        let same = record.netns_cookie == ask.cookie && record.mode == ask.mode && record.mtu == wanted_mtu;
+        same && record.state == AttachmentState::Live
+    }
+
+    /// An ADD undoes what has its key, and then makes its own.
+    pub(super) fn replace(&mut self, id: OpId, old: &AttachmentId, why: DyingReason, now: Timestamp) {
+        self.set_phase(id, Phase::Killing(old.clone()));
+        self.begun(id, now);
+        self.kill(old, why, Some(id), now);
+    }
+
     /// The recorded result. The path of the sandbox is the runtime's: of one that was rebuilt from its link it is not
     /// known until now, and another path may name the same sandbox.
-    fn recorded(&mut self, record: &AttachmentRecord, netns: &str, now: Timestamp) -> AddResult {
+    pub(super) fn recorded(&mut self, record: &AttachmentRecord, netns: &str, now: Timestamp) -> AddResult {
         if record.netns == netns {
             return record.result.clone();
         }

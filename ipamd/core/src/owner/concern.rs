@@ -1,10 +1,11 @@
 //! What a failed step on the host's network is about, and so what is not to be given out until it is taken.
 //!
-//! Owns that reading alone. One step that keeps failing must not take the whole node out of service; what every pod's
+//! Owns that reading, and the other one: whether pods that run lack something by it. One step that keeps failing must not take the whole node out of service; what every pod's
 //! packets need does. Does not plan and does not retry: the pass has failed, and the next one plans it again.
 
 use super::host::Applying;
-use crate::kernel::{ENI_TABLE, HostStep, HostStepError, MARK_MASK};
+use crate::host_net::WantedPod;
+use crate::kernel::{ENI_TABLE, HostStep, HostStepError, MARK_MASK, RouteAction};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
@@ -43,6 +44,48 @@ pub(super) fn unlaid(applying: &Applying, failed: &[HostStepError]) -> Option<Un
         }
     }
     Some(unlaid)
+}
+
+/// The first failed step that pods which run need, in words; none when all of them have what they need, as far as is
+/// known. What could not be taken *away* is no such step, nor is one of which nobody knows which it was: STATUS tells of
+/// what is known to be broken.
+pub(super) fn harm(applying: &Applying, failed: &[HostStepError], pods: &[WantedPod]) -> Option<String> {
+    let known = failed.iter().filter_map(|error| Some((error, applying.steps.get(error.index?)?)));
+    let mut harmful = known.filter(|(_, step)| harms(step, |ifindex| applying.number(ifindex), pods));
+    harmful.next().map(|(error, _)| error.to_string())
+}
+
+fn harms(step: &HostStep, number: impl Fn(u32) -> Option<u32>, pods: &[WantedPod]) -> bool {
+    let links = |ifindex: u32| pods.iter().any(|pod| pod.ifindex == ifindex);
+    match step {
+        HostStep::AddRoute(route) => {
+            let to_pod = matches!(route.action, RouteAction::Device { .. });
+            to_pod && pods.iter().any(|pod| pod.addresses.contains(&route.destination.addr()))
+        }
+        HostStep::SetNeighbour(neighbour) => links(neighbour.ifindex),
+        HostStep::SetLink { ifindex, .. } | HostStep::SetMac { ifindex, .. } if number(*ifindex).is_none() => {
+            links(*ifindex)
+        }
+        HostStep::AddRule { .. }
+        | HostStep::AddEniRoute(_)
+        | HostStep::AddAddress(_)
+        | HostStep::SetLink { .. }
+        | HostStep::SetMac { .. }
+        | HostStep::ReplaceNft { .. } => match concern(step, number) {
+            Concern::All => !pods.is_empty(),
+            Concern::Eni(number) => pods.iter().any(|pod| pod.eni_number == Some(number)),
+            Concern::Address(_) | Concern::Nobody => false,
+        },
+        HostStep::DeleteRule { .. }
+        | HostStep::DeleteRoute(_)
+        | HostStep::DeleteEniRoute(_)
+        | HostStep::DeleteMainRoute(_)
+        | HostStep::DeleteAddress(_)
+        | HostStep::SetAlias { .. }
+        | HostStep::SetName { .. }
+        | HostStep::SetMtu { .. }
+        | HostStep::AcceptForward(_) => false,
+    }
 }
 
 /// `number` is that of the ENI whose link has an index.

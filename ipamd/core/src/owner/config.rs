@@ -34,6 +34,10 @@ pub struct OwnerConfig {
     pub host_period: Duration,
     /// Take off the secondary ENIs' links what others put there and what breaks ours.
     pub adopt_links: bool,
+    /// How long ipamd may be silent before STATUS fails.
+    pub status_grace: Duration,
+    /// STATUS fails while no address is free and none is coming.
+    pub fail_when_full: bool,
 }
 
 impl Default for OwnerConfig {
@@ -56,6 +60,8 @@ impl Default for OwnerConfig {
             describe_period: Duration::from_secs(30),
             host_period: Duration::from_secs(60),
             adopt_links: true,
+            status_grace: Duration::from_secs(60),
+            fail_when_full: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! DEL, and the one transition by which an attachment ends.
 //!
 //! Owns `kill`: the record becomes `dying` and its addresses cool (one commit), while the route goes and the link
-//! joins the dying group; when both have ended the reaper has the link. DEL, a failed ADD, a replaced attachment and
+//! joins the dying group; when both have ended the reaper has the link. DEL, a tombstone, a failed ADD, a replaced attachment and
 //! the start all use it. Never deletes a link: a synchronous delete costs 12 to 24 ms.
 
 use super::event::{DyingReason, EffectKind, Ending, Note, OpId, Phases, Verb};
@@ -43,6 +43,8 @@ impl Owner {
             key,
             verb: Verb::Del,
             ask: None,
+            tombstone: None,
+            why: DyingReason::Del,
             phase: Phase::Queued,
             arrived: now,
             begun: None,
@@ -73,13 +75,16 @@ impl Owner {
     }
 
     pub(super) fn begin_del(&mut self, id: OpId, now: Timestamp) {
+        if !self.judged(id, now) {
+            return;
+        }
         let Some(op) = self.ops.get(&id) else { return };
-        let key = op.key.clone();
+        let (key, why) = (op.key.clone(), op.why);
         if let Some(slot) = self.attachments.current(&key) {
             let attachment = slot.record.id();
             self.begun(id, now);
             self.set_phase(id, Phase::Killing(attachment.clone()));
-            self.kill(&attachment, DyingReason::Del, Some(id), now);
+            self.kill(&attachment, why, Some(id), now);
             return;
         }
         let dying = self.attachments.dying_of(&key);

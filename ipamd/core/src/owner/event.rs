@@ -11,6 +11,7 @@ use crate::kernel::{
 };
 use crate::record::{AttachmentId, EniState, Write};
 use crate::time::Timestamp;
+use crate::tombstone::{Buried, Dropped};
 use eni_proto::error::WireError as ReplyError;
 use eni_proto::ids::{AttachmentKey, EniId, MacAddr, NetnsCookie};
 use eni_proto::reply;
@@ -43,6 +44,13 @@ pub enum Event {
         op: OpId,
         /// Whose.
         key: AttachmentKey,
+    },
+    /// A DEL that nobody answered lies in the spool. Its reply says whether it may be unlinked.
+    Tombstone {
+        /// The operation.
+        op: OpId,
+        /// What was written down.
+        tombstone: Buried,
     },
     /// The plugin closed its socket before a reply: nobody waits any more.
     Hangup {
@@ -107,6 +115,8 @@ pub enum Completion {
     Wired(Result<(), WireError>),
     /// [`EffectKind::Unwire`].
     Unwired(Result<(), HostStepError>),
+    /// [`EffectKind::Consult`]: what lies there, if anything; a failed look is unknown, never nothing.
+    Consulted(Result<Option<Buried>, String>),
     /// [`EffectKind::Reap`].
     Reaped(Reaped),
     /// [`EffectKind::ObserveHost`]; a failed look is unknown, never empty.
@@ -157,6 +167,15 @@ pub enum EffectKind {
     Wire(Box<WireSpec>),
     /// Take a sandbox off.
     Unwire(UnwireSpec),
+    /// Look into the spool for the tombstone of a key.
+    Consult(AttachmentKey),
+    /// Renew the stamp. Has no end: one that is not written grows old, which is all that a failure means.
+    Stamp {
+        /// When the round trip began that it tells of.
+        renewed: Timestamp,
+        /// How long ipamd may be silent after that.
+        grace: Duration,
+    },
     /// Delete dying links.
     Reap(Vec<ReapLink>),
     /// Look at the host.
@@ -252,6 +271,13 @@ pub enum Note {
         attachment: AttachmentId,
         /// Why.
         why: DyingReason,
+    },
+    /// A tombstone was judged.
+    Tombstone {
+        /// Whose.
+        key: AttachmentKey,
+        /// Why its DEL is not done; none when it is.
+        dropped: Option<Dropped>,
     },
     /// The reaper's batch has ended.
     Reaped {
@@ -378,6 +404,8 @@ pub enum Note {
 pub enum DyingReason {
     /// CNI DEL.
     Del,
+    /// A DEL that was written down while ipamd did not answer.
+    Tombstone,
     /// Its ADD failed.
     AddFailed,
     /// The plugin of its ADD went away.

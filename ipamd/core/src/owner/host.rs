@@ -258,6 +258,7 @@ impl Owner {
         let cause = failed
             .first()
             .map(|first| format!("{} of {steps} steps failed; the first: {first}", failed.len()));
+        self.steering_broken = concern::harm(done, failed, &done.wanted.pods);
         let Some(unlaid) = concern::unlaid(done, failed) else {
             return self.pass_ended(pass, cause.map_or(Ok(()), Err), now);
         };

@@ -20,10 +20,12 @@ mod grow;
 mod host;
 mod names;
 mod outside;
+mod pulse;
 mod reaper;
 mod restore;
 mod status;
 mod sync;
+mod tombstone;
 
 pub use attachments::Slot;
 pub use config::OwnerConfig;
@@ -34,12 +36,14 @@ use crate::pool::Pool;
 use crate::reconcile::driver::Driver;
 use crate::record::NodeRecord;
 use crate::time::Timestamp;
+use crate::tombstone::Buried;
 use attachments::Attachments;
 use eni_proto::error::{Code, WireError as ReplyError};
 use eni_proto::ids::AttachmentKey;
 use eni_proto::reply;
 use event::{
-    AddAsk, Completion, Effect, EffectId, EffectKind, Ending, Event, Note, OpId, Outcome, Phases, Verb,
+    AddAsk, Completion, DyingReason, Effect, EffectId, EffectKind, Ending, Event, Note, OpId, Outcome,
+    Phases, Verb,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -73,6 +77,9 @@ pub struct Owner {
     store_trouble: Option<String>,
     /// Why there is no reserve for a full disk: no new record is made for an ADD.
     no_reserve: Option<String>,
+    pulse: pulse::Pulse,
+    /// What the last pass over the host's network could not lay for pods that run; none when it laid everything.
+    steering_broken: Option<String>,
     out: Outcome,
 }
 
@@ -82,6 +89,10 @@ struct Op {
     key: AttachmentKey,
     verb: Verb,
     ask: Option<AddAsk>,
+    /// A DEL that was written down and is not judged yet.
+    tombstone: Option<Buried>,
+    /// What its attachment dies of.
+    why: DyingReason,
     phase: Phase,
     arrived: Timestamp,
     begun: Option<Timestamp>,
@@ -100,6 +111,8 @@ enum Phase {
     Waiting,
     /// An attachment is being taken off: what this ADD replaces, or what this DEL deletes.
     Killing(crate::record::AttachmentId),
+    /// The spool is asked whether what is there was deleted.
+    Consulting,
     /// Committed and wired at once.
     Making(add::Making),
     /// A failed or cancelled ADD is being undone; then this is answered.
@@ -116,6 +129,9 @@ enum Purpose {
     KillCommit(crate::record::AttachmentId),
     KillUnwire(crate::record::AttachmentId),
     DelCommit(OpId),
+    Consult(OpId),
+    Pulse,
+    Stamp,
     Reap,
     Housekeeping,
     /// With the host links of the attachments that were live when the look began.
@@ -134,6 +150,7 @@ impl Owner {
         match event {
             Event::Add { op, ask } => self.add(op, ask, now),
             Event::Del { op, key } => self.del(op, key, now),
+            Event::Tombstone { op, tombstone } => self.tombstone(op, tombstone, now),
             Event::Hangup { op } => self.hangup(op, now),
             Event::Unread { op, key } => self.unread(op, &key, now),
             Event::Done { effect, completion } => self.done(effect, completion, now),
@@ -155,9 +172,10 @@ impl Owner {
         let cooled = late.and_then(|_| self.pool.next_cooled());
         // No pass begins any more while draining: a deadline of one is nobody's.
         let driver = if self.draining { None } else { self.driver.next_deadline() };
+        let pulse = (!self.draining).then(|| self.pulse.due());
         // What cannot be begun yet is no deadline: the event that allows it comes by itself.
         let growth = self.growth.deadline().filter(|_| self.may_plan());
-        let own = [self.reaper.due(), driver, self.dirty.retry_at(), growth];
+        let own = [self.reaper.due(), driver, self.dirty.retry_at(), growth, pulse];
         own.into_iter().chain([late, cooled]).flatten().min()
     }
 
@@ -175,6 +193,7 @@ impl Owner {
         } else if !self.draining {
             self.plan_when_due(now);
             self.start_passes(now);
+            self.pulse_when_due(now);
         }
     }
 
@@ -192,6 +211,8 @@ impl Owner {
             (Purpose::KillCommit(id), Completion::Committed(result)) => self.kill_committed(&id, result, now),
             (Purpose::KillUnwire(id), Completion::Unwired(result)) => self.kill_unwired(&id, result, now),
             (Purpose::DelCommit(op), Completion::Committed(result)) => self.del_committed(op, result, now),
+            (Purpose::Consult(op), Completion::Consulted(found)) => self.consulted(op, found, now),
+            (Purpose::Pulse, Completion::Committed(result)) => self.pulse_ended(result, now),
             (Purpose::Reap, Completion::Reaped(reaped)) => self.links_reaped(reaped, now),
             (Purpose::HostObserve(pass, looked), Completion::HostObserved(view)) => {
                 self.host_observed(pass, &looked, view, now);
@@ -225,7 +246,10 @@ impl Owner {
     ) -> EffectId {
         self.next_effect += 1;
         let id = EffectId(self.next_effect);
-        self.purposes.insert(id, purpose);
+        // What has no end must not be remembered for ever.
+        if !matches!(purpose, Purpose::Watch | Purpose::Stamp) {
+            self.purposes.insert(id, purpose);
+        }
         self.out.effects.push(Effect { id, op, after, kind });
         id
     }

@@ -14,6 +14,7 @@ use super::evidence::Evidence;
 use super::grow::Growth;
 use super::host::HostWatch;
 use super::outside::{alias, result};
+use super::pulse::Pulse;
 use super::reaper::{ReapItem, Reaper};
 use super::sync::{Gate, Reconcilers};
 use super::{Owner, OwnerConfig, Purpose, names};
@@ -82,6 +83,7 @@ impl Owner {
         let left: BTreeSet<AttachmentId> = stored.attachments.iter().map(AttachmentRecord::id).collect();
         let strays = strays(&stored.addresses, &left);
         let pool = Pool::restore(stored.enis, stored.addresses, |holder| !left.contains(holder));
+        let grace = config.status_grace;
         let mut owner = Owner {
             config,
             next_ifindex: node.next_ifindex,
@@ -106,6 +108,8 @@ impl Owner {
             draining: false,
             store_trouble: None,
             no_reserve: None,
+            pulse: Pulse::new(grace, now),
+            steering_broken: None,
             out: Outcome::default(),
         };
         owner.register(now);

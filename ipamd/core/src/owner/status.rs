@@ -10,6 +10,7 @@ use crate::pool::Pool;
 use crate::record::AttachmentRecord;
 use crate::time::Timestamp;
 use eni_proto::debug::{PoolCounts, ReconcilerView};
+use eni_proto::error::Code;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -20,16 +21,30 @@ pub struct Health {
     pub ready: bool,
     /// ADDs were served at some time in this boot: a restart does not take the node out of service.
     pub was_ready: bool,
-    /// The last commit failed, or the store's disk has no room for another attachment.
+    /// The last commit failed, the store does not answer, or its disk has no room for another attachment.
     pub store_failing: bool,
+    /// The host's part of the data plane is not laid, and laying it has failed.
+    pub laying_fails: bool,
+    /// No address is free, none is coming, and the operator wants STATUS to say so.
+    pub full: bool,
+    /// Pods that run are known to lack a part of their steering.
+    pub steering_broken: bool,
     /// What is missing or wrong; empty when all is well.
     pub reasons: Vec<String>,
 }
 
 impl Health {
-    /// What STATUS answers: a restart that is under way does not count against a node that was ready before.
-    pub fn can_serve(&self) -> bool {
-        (self.ready || self.was_ready) && !self.store_failing
+    /// The error that STATUS answers; none is success. It says whether this node can *ever* serve ADD now, not whether
+    /// it could this moment: its failure takes the node out of service and then evicts its pods. So a restart that is
+    /// under way does not count against a node that was ready before, nor does anything of EC2's.
+    pub fn code(&self) -> Option<Code> {
+        let serves =
+            (self.ready || self.was_ready) && !self.store_failing && !self.laying_fails && !self.full;
+        match (self.steering_broken, serves) {
+            (true, _) => Some(Code::Impaired),
+            (false, false) => Some(Code::Unavailable),
+            (false, true) => None,
+        }
     }
 }
 
@@ -37,8 +52,12 @@ impl Owner {
     /// Whether this node can serve ADD.
     pub fn health(&self) -> Health {
         let mut reasons: Vec<String> = self.why_not_serving().into_iter().collect();
-        reasons.extend(self.store_trouble.iter().map(|cause| format!("the store: {cause}")));
+        let pulse = self.pulse.trouble();
+        let store = self.store_trouble.iter().chain(&pulse);
+        reasons.extend(store.map(|cause| format!("the store: {cause}")));
         reasons.extend(self.no_reserve.iter().map(|cause| format!("the store's disk is full: {cause}")));
+        let broken = self.steering_broken.iter();
+        reasons.extend(broken.map(|cause| format!("pods that run lack a part of their steering: {cause}")));
         for view in self.driver.views() {
             reasons.extend(view.last_error.map(|e| format!("{}: {e}", view.name)));
         }
@@ -49,10 +68,18 @@ impl Owner {
             let text = "iptables-legacy's filter table is in use, and its FORWARD drops or cannot be read: see that it accepts `-i eni+` and `-o eni+`";
             reasons.push(text.to_owned());
         }
+        let coming = self.growth.under_way().is_some();
+        let full = self.config.fail_when_full && self.gate.open() && self.pool.available() == 0 && !coming;
+        if full {
+            reasons.push("no address is free, and pool.status_when_full is \"fail\"".to_owned());
+        }
         Health {
             ready: self.gate.open(),
             was_ready: self.node.was_ready,
-            store_failing: self.store_trouble.is_some() || self.no_reserve.is_some(),
+            store_failing: self.store_trouble.is_some() || pulse.is_some() || self.no_reserve.is_some(),
+            laying_fails: !self.gate.laid && self.driver.last_error(self.reconcilers.host_net).is_some(),
+            full,
+            steering_broken: self.steering_broken.is_some(),
             reasons,
         }
     }

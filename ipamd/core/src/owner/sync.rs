@@ -198,6 +198,8 @@ impl Owner {
                 self.gate.announced = true;
                 self.node.was_ready = true;
                 self.mark_dirty(RecordId::Node, now);
+                // So that it is durable, and the stamp there, at once.
+                self.pulse.hurry(now);
                 self.note(Note::Ready);
                 self.begin_recorded(now);
             }

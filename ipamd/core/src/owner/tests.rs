@@ -3,7 +3,9 @@
 
 mod host;
 mod start;
+mod status;
 mod store;
+mod tombstone;
 mod watch;
 
 use super::event::PathSight;
@@ -50,6 +52,12 @@ struct Bench {
     notes: Vec<Note>,
     /// Which steps the kernel refuses.
     refuses: fn(&HostStep) -> bool,
+    /// What the spool answers.
+    spool: Result<Option<Buried>, String>,
+    /// The stamps that were written: when their round trips began.
+    stamps: Vec<Timestamp>,
+    /// The store does not answer.
+    hold_commits: bool,
 }
 
 fn host() -> HostView {
@@ -130,6 +138,9 @@ impl Bench {
             paths: BTreeMap::new(),
             notes: Vec::new(),
             refuses,
+            spool: Ok(None),
+            stamps: Vec::new(),
+            hold_commits: false,
         };
         bench.settle(outcome);
         bench
@@ -173,7 +184,9 @@ impl Bench {
         self.replies.extend(outcome.replies);
         self.notes.extend(outcome.notes);
         for effect in outcome.effects {
-            if self.hold_wires && matches!(effect.kind, EffectKind::Wire(_)) {
+            let wire = self.hold_wires && matches!(effect.kind, EffectKind::Wire(_));
+            let commit = self.hold_commits && matches!(effect.kind, EffectKind::Commit(_));
+            if wire || commit {
                 self.held.push(effect);
             } else {
                 self.complete(effect);
@@ -234,13 +247,16 @@ impl Bench {
             EffectKind::ObserveCloud { .. } if self.no_cloud => Completion::CloudObserved(Err("away".into())),
             EffectKind::ObserveCloud { .. } => Completion::CloudObserved(Ok(self.cloud())),
             EffectKind::Mutate(mutation) => panic!("one full ENI is all: {mutation:?}"),
+            EffectKind::Consult(_) => Completion::Consulted(self.spool.clone()),
+            EffectKind::Stamp { renewed, .. } => return self.stamps.push(renewed),
             EffectKind::WatchLinks(_) => return,
         };
         self.send(Event::Done { effect: effect.id, completion });
     }
 
-    fn release_wires(&mut self) {
+    fn release(&mut self) {
         self.hold_wires = false;
+        self.hold_commits = false;
         for effect in std::mem::take(&mut self.held) {
             self.complete(effect);
         }
@@ -287,7 +303,7 @@ fn no_reply_leaves_before_both_halves_have_ended() {
     bench.hold_wires = true;
     bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
     assert_eq!(bench.reply(1), None);
-    bench.release_wires();
+    bench.release();
     bench.added(1);
 }
 
@@ -374,7 +390,7 @@ fn a_plugin_that_dies_has_its_add_undone() {
     bench.hold_wires = true;
     bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
     bench.send(Event::Hangup { op: OpId(1) });
-    bench.release_wires();
+    bench.release();
     assert_eq!(bench.reply(1), None);
     assert!(bench.owner.attachment(&key("a")).is_none());
     bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
@@ -424,7 +440,7 @@ fn a_del_waits_for_an_add_that_is_being_wired_and_ends_those_behind_it() {
     bench.send(Event::Del { op: OpId(3), key: key("a") });
     assert_eq!(bench.error(2).code, Code::TryAgainLater);
     assert_eq!(bench.reply(3), None);
-    bench.release_wires();
+    bench.release();
     bench.added(1);
     assert_eq!(bench.reply(3), Some(&reply::Outcome::Done));
     assert!(bench.owner.attachment(&key("a")).is_none());

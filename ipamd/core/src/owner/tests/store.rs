@@ -11,12 +11,12 @@ fn a_del_that_cannot_be_recorded_fails_and_the_next_one_records_it() {
     assert_eq!(bench.error(2).code, Code::TryAgainLater);
     bench.send(Event::Del { op: OpId(3), key: key("a") });
     assert_eq!(bench.error(3).code, Code::TryAgainLater, "success needs its record");
-    assert!(!bench.owner.health().can_serve());
+    assert_eq!(bench.owner.health().code(), Some(Code::Unavailable));
     bench.commit_error = false;
     bench.send(Event::Del { op: OpId(4), key: key("a") });
     assert_eq!(bench.reply(4), Some(&reply::Outcome::Done));
     assert_eq!(bench.stored.attachments[0].state, AttachmentState::Dying);
-    assert!(bench.owner.health().can_serve());
+    assert_eq!(bench.owner.health().code(), None);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn into_a_file_that_is_new_everything_is_written_before_a_reply() {
     bench.send(Event::Add { op: OpId(100), ask: ask("a", 100) });
     bench.added(100);
     assert_whole(&bench);
-    assert!(bench.owner.health().can_serve());
+    assert_eq!(bench.owner.health().code(), None);
 
     lose_the_file(&mut bench);
     bench.send(Event::Del { op: OpId(102), key: key("a") });
@@ -83,7 +83,7 @@ fn without_a_reserve_only_what_needs_no_new_record_is_served() {
         bench.send(Event::Add { op: OpId(n), ask: ask(&format!("c{n}"), n) });
     }
     bench.send(Event::StoreReserve(Some("the disk is full".into())));
-    assert!(!bench.owner.health().can_serve());
+    assert!(bench.owner.health().code().is_some());
     bench.send(Event::Add { op: OpId(3), ask: ask("c3", 3) });
     let error = bench.error(3);
     assert_eq!(error.code, Code::TryAgainLater);
@@ -98,7 +98,7 @@ fn without_a_reserve_only_what_needs_no_new_record_is_served() {
     bench.send(Event::StoreReserve(None));
     bench.send(Event::Add { op: OpId(7), ask: ask("c3", 3) });
     bench.added(7);
-    assert!(bench.owner.health().can_serve());
+    assert!(bench.owner.health().code().is_none());
 }
 
 #[test]
