@@ -63,7 +63,9 @@ fn harms(step: &HostStep, number: impl Fn(u32) -> Option<u32>, pods: &[WantedPod
             to_pod && pods.iter().any(|pod| pod.addresses.contains(&route.destination.addr()))
         }
         HostStep::SetNeighbour(neighbour) => links(neighbour.ifindex),
-        HostStep::SetLink { ifindex, .. } | HostStep::SetMac { ifindex, .. } if number(*ifindex).is_none() => {
+        HostStep::SetLink { ifindex, .. } | HostStep::SetMac { ifindex, .. }
+            if number(*ifindex).is_none() =>
+        {
             links(*ifindex)
         }
         HostStep::AddRule { .. }
