@@ -4,7 +4,7 @@
 //! Owns the CNI side: environment, network configuration, versions, error codes, and what is printed. It does not
 //! own addresses, links or routes, keeps no state and writes no file: one process per call, one thread, no runtime.
 //!
-//! Verbs served: ADD, DEL, STATUS and VERSION, in CNI 0.3.1, 0.4.0, 1.0.0 and 1.1.0.
+//! Verbs served: ADD, DEL, CHECK, GC, STATUS and VERSION, in CNI 0.3.1, 0.4.0, 1.0.0 and 1.1.0.
 
 mod commands;
 mod entry;
@@ -15,5 +15,6 @@ mod log;
 mod netconf;
 mod reply;
 mod sandbox;
+mod told;
 
 pub use entry::run;

@@ -38,8 +38,18 @@ fn cni_without_a_daemon_each_verb_says_what_to_check() {
     assert!(del.stdout.contains(&node.socket()) && del.stdout.contains("systemctl"), "{}", del.stdout);
     let status = Call::new(&node, "STATUS").run();
     assert_eq!(status.error(), 50);
-    let add = Call::new(&node, "ADD").of("c1", &sandbox.path()).conf("deadline_ms", json!(1000)).run();
-    assert_eq!(add.error(), 11);
+    // Each is tried again until its deadline; side by side, so that they are waited for once.
+    let soon = |verb: &str| {
+        let call = Call::new(&node, verb).of("c1", &sandbox.path()).conf("deadline_ms", json!(1000));
+        call.conf("cniVersion", json!("1.1.0"))
+    };
+    let check = soon("CHECK").conf("prevResult", json!({ "cniVersion": "1.1.0" })).start();
+    let gc = soon("GC").conf("cni.dev/valid-attachments", json!([])).start();
+    let add = soon("ADD").run();
+    for answer in [add, check.end(), gc.end()] {
+        assert_eq!(answer.error(), 11);
+        assert!(answer.stdout.contains(&node.socket()), "{}", answer.stdout);
+    }
     assert_eq!(sandbox.address("eth0"), None);
 }
 

@@ -4,8 +4,10 @@
 //! them out without policy; a stateful fake there behaves as the kernel does. Does not own when or why.
 
 mod host;
+mod look;
 
 pub use host::*;
+pub use look::*;
 
 use eni_proto::ids::{Ifname, MacAddr, NetnsCookie};
 use serde::{Deserialize, Serialize};
@@ -193,6 +195,9 @@ pub trait HostKernel {
 
     /// One look at the host.
     fn observe(&mut self) -> Result<HostView, HostStepError>;
+
+    /// One look at an attachment, on the host and in its sandbox.
+    fn look_at(&mut self, spec: &LookSpec, sandbox: &Self::Sandbox) -> Result<AttachmentView, HostStepError>;
 }
 
 /// The alias of an attachment's host link: `eni1 <cookie> <container> <ifname> <generation> <network> <pod>`; only

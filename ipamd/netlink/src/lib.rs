@@ -13,6 +13,7 @@ pub mod fake;
 mod forward;
 pub mod host;
 pub mod lock;
+mod look;
 mod message;
 pub mod netns;
 mod nfnl;

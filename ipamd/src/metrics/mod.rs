@@ -29,6 +29,19 @@ pub enum Verb {
     Add,
     /// CNI DEL.
     Del,
+    /// CNI CHECK.
+    Check,
+    /// CNI GC.
+    Gc,
+}
+
+/// What became of an attachment that a GC did not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Unnamed {
+    /// Its network namespace is gone.
+    Freed,
+    /// Its network namespace lives, or nobody knows.
+    Kept,
 }
 
 /// The phases of an operation.
@@ -84,7 +97,8 @@ macro_rules! label_values {
         }
     };
 }
-label_values!(Verb: Add = "add", Del = "del");
+label_values!(Verb: Add = "add", Del = "del", Check = "check", Gc = "gc");
+label_values!(Unnamed: Freed = "freed", Kept = "kept");
 label_values!(Phase: Queue = "queue", Commit = "commit", Wire = "wire", Total = "total");
 label_values!(Outcome: Ok = "ok", Refused = "refused", Failed = "failed", Cancelled = "cancelled");
 label_values!(Refused: TooMany = "too_many", NotRoot = "not_root", Slow = "slow", BadFrame = "bad_frame",
@@ -106,6 +120,11 @@ struct VerbLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabels {
     outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UnnamedLabels {
+    outcome: Unnamed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -138,6 +157,7 @@ pub struct Metrics {
     commits: Family<OutcomeLabels, Counter>,
     commit_seconds: Histogram,
     commit_batch: Histogram,
+    unnamed: Family<UnnamedLabels, Counter>,
     reaped: Counter,
     kept: Counter,
     reap_seconds: Histogram,
@@ -165,6 +185,7 @@ impl Metrics {
             commits: Family::default(),
             commit_seconds: seconds(),
             commit_batch: Histogram::new(BATCHES),
+            unnamed: Family::default(),
             reaped: Counter::default(),
             kept: Counter::default(),
             reap_seconds: seconds(),
@@ -189,6 +210,14 @@ impl Metrics {
         self.commits.get_or_create(&OutcomeLabels { outcome }).inc();
         self.commit_seconds.observe(took.as_secs_f64());
         self.commit_batch.observe(batches as f64);
+    }
+
+    /// One GC, with what became of the attachments that it did not name.
+    pub fn collected(&self, freed: usize, kept: usize, outcome: Outcome, took: Duration) {
+        self.phase(Verb::Gc, Phase::Total, outcome, took);
+        for (outcome, count) in [(Unnamed::Freed, freed), (Unnamed::Kept, kept)] {
+            self.unnamed.get_or_create(&UnnamedLabels { outcome }).inc_by(count as u64);
+        }
     }
 
     /// One batch of the reaper.
@@ -238,6 +267,7 @@ impl Metrics {
         put!(defs::COMMITS, self.commits);
         put!(defs::COMMIT_SECONDS, self.commit_seconds);
         put!(defs::COMMIT_BATCH, self.commit_batch);
+        put!(defs::GC_UNNAMED, self.unnamed);
         put!(defs::REAPED_LINKS, self.reaped);
         put!(defs::KEPT_LINKS, self.kept);
         put!(defs::REAP_SECONDS, self.reap_seconds);
@@ -294,6 +324,8 @@ fn register_state(registry: &mut Registry, snapshot: &Snapshot) {
         registry.register(def.name, def.help, gauge);
     };
     gauge(registry, &defs::READY, i64::from(status.ready));
+    let unnamed = i64::try_from(snapshot.unnamed_attachments).unwrap_or(i64::MAX);
+    gauge(registry, &defs::UNNAMED_ATTACHMENTS, unnamed);
     gauge(registry, &defs::ADDS_UNDER_WAY, i64::try_from(snapshot.adds_under_way).unwrap_or(i64::MAX));
     let passes = Family::<ReconcilerLabels, Counter>::default();
     for view in &status.reconcilers {

@@ -4,17 +4,21 @@
 //! operation) nor how an effect is carried out.
 
 use crate::cloud::{CloudError, CloudObservation, Mutated, Mutation};
-use crate::kernel::{HostStep, HostStepError, HostView, ReapLink, Reaped, UnwireSpec, WireError, WireSpec};
+use crate::gc::Kept;
+use crate::kernel::{
+    AttachmentView, HostStep, HostStepError, HostView, LookSpec, ReapLink, Reaped, UnwireSpec, WireError,
+    WireSpec,
+};
 use crate::record::{AttachmentId, EniState, Write};
 use crate::time::Timestamp;
 use eni_proto::error::WireError as ReplyError;
-use eni_proto::ids::{AttachmentKey, EniId, MacAddr, NetnsCookie};
+use eni_proto::ids::{AttachmentKey, EniId, MacAddr, NetnsCookie, NetworkName};
 use eni_proto::reply;
-use eni_proto::request::Mode;
+use eni_proto::request::{Mode, ValidAttachment};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// Names an operation: one ADD or DEL of one connection. Given by the shell, never reused while it runs.
+/// Names an operation: one ADD, DEL, CHECK or GC of one connection. Given by the shell, never reused while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpId(pub u64);
 
@@ -38,6 +42,20 @@ pub enum Event {
         op: OpId,
         /// Whose.
         key: AttachmentKey,
+    },
+    /// A plugin asks for CHECK. The shell holds the sandbox's descriptor under `op`.
+    Check {
+        /// The operation.
+        op: OpId,
+        /// What is asked.
+        ask: CheckAsk,
+    },
+    /// A plugin asks for GC.
+    Gc {
+        /// The operation.
+        op: OpId,
+        /// What is asked.
+        ask: GcAsk,
     },
     /// The plugin closed its socket before a reply: nobody waits any more.
     Hangup {
@@ -85,6 +103,28 @@ pub struct AddAsk {
     pub deadline: Timestamp,
 }
 
+/// A CHECK, checked by the shell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckAsk {
+    /// Network, container id, ifname.
+    pub key: AttachmentKey,
+    /// The sandbox's network namespace, read from the descriptor.
+    pub cookie: NetnsCookie,
+    /// The addresses that the runtime believes it has; empty when it does not say.
+    pub addresses: Vec<Ipv4Addr>,
+    /// When the plugin must have its answer.
+    pub deadline: Timestamp,
+}
+
+/// A GC, checked by the shell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GcAsk {
+    /// The network whose attachments the list is about.
+    pub network: NetworkName,
+    /// Those that the runtime knows. Of ones that are not known here nothing is said.
+    pub valid: Vec<ValidAttachment>,
+}
+
 /// How an effect ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Completion {
@@ -101,6 +141,8 @@ pub enum Completion {
     Reaped(Reaped),
     /// [`EffectKind::ObserveHost`]; a failed look is unknown, never empty.
     HostObserved(Result<HostView, HostStepError>),
+    /// [`EffectKind::Look`]; a failed look is unknown, never empty.
+    Looked(Result<AttachmentView, HostStepError>),
     /// [`EffectKind::ApplyHost`]: all failures.
     HostApplied(Vec<HostStepError>),
     /// [`EffectKind::ObserveCloud`]; a failed or partial answer is unknown, never empty.
@@ -137,6 +179,8 @@ pub enum EffectKind {
     Reap(Vec<ReapLink>),
     /// Look at the host.
     ObserveHost,
+    /// Look at an attachment, in the sandbox of `op`, too.
+    Look(Box<LookSpec>),
     /// Take steps on the host's own network.
     ApplyHost(Vec<HostStep>),
     /// Ask the cloud about the instance and its ENIs.
@@ -169,6 +213,8 @@ pub enum Verb {
     Add,
     /// CNI DEL.
     Del,
+    /// CNI CHECK.
+    Check,
 }
 
 /// How an operation ended.
@@ -226,6 +272,21 @@ pub enum Note {
         attachment: AttachmentId,
         /// Why.
         why: DyingReason,
+    },
+    /// A GC has ended.
+    Collected {
+        /// The network.
+        network: NetworkName,
+        /// How many attachments its list named.
+        named: usize,
+        /// Not named, and freed: their network namespaces are gone.
+        freed: Vec<AttachmentId>,
+        /// Not named, and kept, with why.
+        kept: Vec<(AttachmentId, Kept)>,
+        /// How.
+        ending: Ending,
+        /// How long it took.
+        took: Duration,
     },
     /// The reaper's batch has ended.
     Reaped {
@@ -326,6 +387,8 @@ pub enum DyingReason {
     PluginGone,
     /// An ADD of the same key names another sandbox, mode or MTU.
     Replaced,
+    /// A GC did not name it, and its network namespace is gone.
+    Collected,
     /// At start: its ADD had not been finished.
     HalfMade,
     /// At start: its link was in the dying group already.

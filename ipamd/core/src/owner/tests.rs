@@ -1,6 +1,8 @@
 //! The owner by hand: one event at a time, with a store that commits and a kernel that does as it is told. Random
 //! histories with faults and crashes are in the seeded simulation.
 
+mod check;
+mod gc;
 mod host;
 mod start;
 mod store;
@@ -25,11 +27,16 @@ struct Bench {
     addresses: u8,
     held: Vec<Effect>,
     hold_wires: bool,
+    hold_looks: bool,
+    /// Looks at the host are held.
+    hold_host: bool,
+    hold_commits: bool,
     wire_error: Option<WireError>,
     commit_error: bool,
     /// The store's file is a new one.
     blank: bool,
     replies: Vec<(OpId, Option<reply::Outcome>)>,
+    notes: Vec<Note>,
     wires: Vec<crate::kernel::WireSpec>,
     /// What the host looks like.
     view: HostView,
@@ -105,10 +112,14 @@ impl Bench {
             addresses,
             held: Vec::new(),
             hold_wires: false,
+            hold_looks: false,
+            hold_host: false,
+            hold_commits: false,
             wire_error: None,
             commit_error: false,
             blank: false,
             replies: Vec::new(),
+            notes: Vec::new(),
             wires: Vec::new(),
             view,
             no_cloud,
@@ -156,8 +167,16 @@ impl Bench {
 
     fn settle(&mut self, outcome: Outcome) {
         self.replies.extend(outcome.replies);
+        self.notes.extend(outcome.notes);
         for effect in outcome.effects {
-            if self.hold_wires && matches!(effect.kind, EffectKind::Wire(_)) {
+            let held = match effect.kind {
+                EffectKind::Wire(_) => self.hold_wires,
+                EffectKind::Look(_) => self.hold_looks,
+                EffectKind::ObserveHost => self.hold_host,
+                EffectKind::Commit(_) => self.hold_commits,
+                _ => false,
+            };
+            if held {
                 self.held.push(effect);
             } else {
                 self.complete(effect);
@@ -180,6 +199,10 @@ impl Bench {
             EffectKind::Wire(spec) => {
                 self.wires.push(*spec);
                 Completion::Wired(self.wire_error.take().map_or(Ok(()), Err))
+            }
+            EffectKind::Look(_) => {
+                let last = self.wires.last().expect("something was wired");
+                Completion::Looked(Ok(check::view(self, last)))
             }
             EffectKind::Unwire(_) => Completion::Unwired(Ok(())),
             EffectKind::Reap(links) => {
@@ -209,7 +232,23 @@ impl Bench {
 
     fn release_wires(&mut self) {
         self.hold_wires = false;
-        for effect in std::mem::take(&mut self.held) {
+        self.release(|kind| matches!(kind, EffectKind::Wire(_)));
+    }
+
+    fn release_host(&mut self) {
+        self.hold_host = false;
+        self.release(|kind| matches!(kind, EffectKind::ObserveHost));
+    }
+
+    fn release_commits(&mut self) {
+        self.hold_commits = false;
+        self.release(|kind| matches!(kind, EffectKind::Commit(_)));
+    }
+
+    fn release(&mut self, which: fn(&EffectKind) -> bool) {
+        let (now, later) = std::mem::take(&mut self.held).into_iter().partition(|e| which(&e.kind));
+        self.held = later;
+        for effect in now {
             self.complete(effect);
         }
     }
