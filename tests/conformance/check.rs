@@ -101,7 +101,9 @@ impl OnSecond {
         let options = Options { instance_type: "test.2x3", secondary: 2, ..Options::default() };
         let node = Node::new(&options);
         let first: Vec<Sandbox> = (0..2).map(|_| Sandbox::new()).collect();
-        first.iter().enumerate().for_each(|(n, sandbox)| drop(add(&node, &format!("c{n}"), sandbox)));
+        for (n, sandbox) in first.iter().enumerate() {
+            add(&node, &format!("c{n}"), sandbox);
+        }
         let sandbox = Sandbox::new();
         let result = added(&node, "on-2", &sandbox, "1.1.0");
         let told = node.ask("attachments");
