@@ -33,9 +33,9 @@ pub enum Finished {
     Reserve(Option<String>),
     /// A DEL that nobody answered lies in the spool.
     Tombstone(Box<Tombstone>),
-    /// A wiring: with the sandbox's descriptor when the owner may want another try. Otherwise it is closed already:
-    /// a held one keeps a dead sandbox's links alive.
-    Wired {
+    /// A wiring or a look: with the sandbox's descriptor when the owner may want another. Otherwise it is closed
+    /// already: a held one keeps a dead sandbox's links alive.
+    InSandbox {
         /// The effect.
         effect: EffectId,
         /// The operation that the descriptor belongs to.

@@ -31,6 +31,16 @@ pub fn record(note: &Note, metrics: &Metrics) {
             metrics.tombstone(TombstoneOutcome::Dropped);
             info!(attachment = %key, %reason, "a DEL that came while ipamd did not answer is dropped");
         }
+        Note::Collected { network, named, freed, kept, ending, took } => {
+            metrics.collected(freed.len(), kept.len(), outcome(*ending), *took);
+            info!(%network, named, freed = freed.len(), kept = kept.len(), "GC: attachments that its list does not name");
+            for attachment in freed {
+                info!(attachment = %attachment.key, "freed: not named, and its network namespace is gone");
+            }
+            for (attachment, reason) in kept {
+                info!(attachment = %attachment.key, %reason, "kept although it is not named");
+            }
+        }
         Note::Reaped { gone, kept, took } => {
             metrics.reaped(*gone, kept.len(), *took);
             for (ifindex, reason) in kept {
@@ -93,17 +103,22 @@ pub fn record(note: &Note, metrics: &Metrics) {
     }
 }
 
-fn count(metrics: &Metrics, verb: Verb, ending: Ending, phases: &Phases) {
-    let verb = match verb {
-        Verb::Add => MetricVerb::Add,
-        Verb::Del => MetricVerb::Del,
-    };
-    let outcome = match ending {
+fn outcome(ending: Ending) -> MetricOutcome {
+    match ending {
         Ending::Ok => MetricOutcome::Ok,
         Ending::Refused => MetricOutcome::Refused,
         Ending::Failed => MetricOutcome::Failed,
         Ending::Cancelled => MetricOutcome::Cancelled,
+    }
+}
+
+fn count(metrics: &Metrics, verb: Verb, ending: Ending, phases: &Phases) {
+    let verb = match verb {
+        Verb::Add => MetricVerb::Add,
+        Verb::Del => MetricVerb::Del,
+        Verb::Check => MetricVerb::Check,
     };
+    let outcome = outcome(ending);
     let phase = |phase, took: Option<Duration>| {
         if let Some(took) = took {
             metrics.phase(verb, phase, outcome, took);

@@ -29,6 +29,7 @@ pub fn answer(owner: &mut Owner, want: Want, about: &About, now: Timestamp) -> S
         enis: Vec::new(),
         attachments: Vec::new(),
         adds_under_way: owner.adds_under_way(),
+        unnamed_attachments: owner.unnamed_attachments(),
     };
     match want {
         Want::Status => snapshot.status = Some(status(owner, counts, about, now)),

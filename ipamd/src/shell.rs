@@ -16,7 +16,7 @@ use eni_proto::ids::MacAddr;
 use eni_proto::reply;
 use eni_proto::spool::Tombstone;
 use ipamd_core::cloud::{CloudError, CloudErrorKind};
-use ipamd_core::kernel::{HostStepError, Reaped, WireError, WireStep};
+use ipamd_core::kernel::{HostStepError, LookSpec, Reaped, WireError, WireStep};
 use ipamd_core::owner::Owner;
 use ipamd_core::owner::event::{Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
 use ipamd_core::time::Timestamp;
@@ -134,7 +134,7 @@ impl Shell {
                 self.tombstones.insert(op, tombstone);
                 self.handle(Event::Tombstone { op, tombstone: buried });
             }
-            Finished::Wired { effect, op, completion, sandbox } => {
+            Finished::InSandbox { effect, op, completion, sandbox } => {
                 if let Some(sandbox) = sandbox {
                     self.sandboxes.insert(op, sandbox);
                 }
@@ -234,6 +234,7 @@ impl Shell {
                     None => Some(Completion::Wired(Err(WireError::SandboxGone))),
                 }
             }
+            EffectKind::Look(spec) => self.start_look(id, effect.op, spec, wake),
             EffectKind::Unwire(spec) => {
                 let refused = self.executors.netlink.submit(id, Job::Unwire(spec), wake).err();
                 refused.map(|_| Completion::Unwired(Err(step_queue_full("unwire"))))
@@ -284,6 +285,24 @@ impl Shell {
         };
         self.refused.extend(refused.map(|completion| (id, completion)));
     }
+
+    /// Looks at an attachment in the sandbox of `op`; its end when it cannot.
+    fn start_look(
+        &mut self,
+        id: EffectId,
+        op: Option<OpId>,
+        spec: Box<LookSpec>,
+        wake: Wake,
+    ) -> Option<Completion> {
+        let step = "look at the attachment";
+        let Some((op, sandbox)) = op.and_then(|op| Some((op, self.sandboxes.remove(&op)?))) else {
+            let cause = "its sandbox's socket is closed".to_owned();
+            let error = HostStepError { index: None, step: step.to_owned(), cause };
+            return Some(Completion::Looked(Err(error)));
+        };
+        let refused = self.executors.netlink.submit(id, Job::Look { op, spec, sandbox }, wake).err();
+        refused.map(|_| Completion::Looked(Err(step_queue_full(step))))
+    }
 }
 
 /// Whether these are one operation's commit and its work on links: the owner goes on when both have ended. Effects that
@@ -299,6 +318,7 @@ fn is_failure(completion: &Completion) -> bool {
         Completion::Wired(result) => result.is_err(),
         Completion::Unwired(result) => result.is_err(),
         Completion::HostObserved(result) => result.is_err(),
+        Completion::Looked(result) => result.is_err(),
         Completion::CloudObserved(result) => result.is_err(),
         Completion::Mutated(result) => result.is_err(),
         Completion::Consulted(result) => result.is_err(),

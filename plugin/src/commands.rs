@@ -7,19 +7,19 @@ use crate::environment::Container;
 use crate::error::Failure;
 use crate::netconf::{self, NetConf};
 use crate::sandbox::{SandboxError, open_socket};
-use crate::{spool, stamp};
+use crate::{spool, stamp, told};
 use eni_proto::client::{CallError, Patience, boottime, call_with_retry};
 use eni_proto::cni::{CniVersion, version_object};
 use eni_proto::error::Code;
 use eni_proto::fdpass::netns_cookie;
 use eni_proto::ids::{AttachmentKey, IDS_MAX, NetnsCookie};
 use eni_proto::reply::Outcome;
-use eni_proto::request::{Add, Call, Del, Request, Status};
+use eni_proto::request::{Add, Call, Check, Del, Gc, Request, Status};
 use serde_json::Value;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-/// How long an ADD tries an absent daemon again, from each time that it is lost: a restart takes less.
+/// How long an ADD, CHECK or GC tries an absent daemon again, from each time that it is lost: a restart takes less.
 const ADD_RETRY: Duration = Duration::from_secs(10);
 /// How long a DEL does: then it is written down.
 const DEL_RETRY: Duration = Duration::from_secs(2);
@@ -113,6 +113,46 @@ fn bury(
             Ok(())
         }
         Err(cause) => Err(Failure::NotBuried(error, cause)),
+    }
+}
+
+/// CNI CHECK: of 0.4.0 and later.
+pub(crate) fn check(container: &Container, input: &[u8], begun: Duration) -> Result<Served, Failure> {
+    let conf = netconf::read(input, false)?;
+    told::since("CHECK", CniVersion::V0_4_0, conf.version)?;
+    let key = key(container, &conf);
+    let addresses = told::prev_addresses(input, &container.ifname)?;
+    let sandbox = open_socket(&container.netns, container.own_netns_allowed).map_err(Failure::Sandbox)?;
+    let shown = key.to_string();
+    let call = Call::Check(Check {
+        key,
+        netns: container.netns.clone(),
+        addresses,
+        traceparent: container.traceparent.clone(),
+        time_left_ms: 0,
+    });
+    let patience = Patience::since(begun, conf.deadline, ADD_RETRY);
+    match ask(&conf, call, Some(&sandbox), patience, Code::TryAgainLater)? {
+        Outcome::Done => Ok(Served { answer: None, key: Some(shown) }),
+        _ => Err(Failure::UnknownReply),
+    }
+}
+
+/// CNI GC: of 1.1.0 and later. A list that is absent is refused: it does not say that nothing is valid.
+pub(crate) fn gc(traceparent: Option<&str>, input: &[u8], begun: Duration) -> Result<Served, Failure> {
+    let conf = netconf::read(input, true)?;
+    told::since("GC", CniVersion::V1_1_0, conf.version)?;
+    let valid = told::valid_attachments(input)?;
+    let call = Call::Gc(Gc {
+        network: conf.network.clone(),
+        valid: Some(valid),
+        traceparent: traceparent.map(str::to_owned),
+        time_left_ms: 0,
+    });
+    let patience = Patience::since(begun, conf.deadline, ADD_RETRY);
+    match ask(&conf, call, None, patience, Code::TryAgainLater)? {
+        Outcome::Collected(_) => Ok(Served { answer: None, key: None }),
+        _ => Err(Failure::UnknownReply),
     }
 }
 

@@ -48,6 +48,8 @@ pub fn run() -> ExitCode {
     let served = match &verb {
         Verb::Add(container) => commands::add(container, &input, begun),
         Verb::Del(container) => commands::del(container, &input, begun),
+        Verb::Check(container) => commands::check(container, &input, begun),
+        Verb::Gc { traceparent } => commands::gc(traceparent.as_deref(), &input, begun),
         _ => commands::status(&input, begun),
     };
     let code = match &served {

@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// The verbs that this version serves, as messages name them.
-pub(crate) const VERBS: &str = "ADD, DEL, STATUS, VERSION";
+pub(crate) const VERBS: &str = "ADD, DEL, CHECK, GC, STATUS, VERSION";
 
 /// A traceparent is 55 bytes in version 00 (W3C Trace Context); a longer one than this is not passed on.
 const TRACEPARENT_MAX: usize = 128;
@@ -31,9 +31,16 @@ pub(crate) enum Verb {
     Add(Container),
     /// Disconnect a container.
     Del(Container),
+    /// Is a container connected as its ADD has done it?
+    Check(Container),
+    /// Collect what the runtime does not know any more.
+    Gc {
+        /// TRACEPARENT, when the runtime traces.
+        traceparent: Option<String>,
+    },
 }
 
-/// The container that ADD and DEL are about.
+/// The container that ADD, DEL and CHECK are about.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Container {
     /// CNI_CONTAINERID.
@@ -94,6 +101,8 @@ impl Verb {
             Verb::Status => "STATUS",
             Verb::Add(_) => "ADD",
             Verb::Del(_) => "DEL",
+            Verb::Check(_) => "CHECK",
+            Verb::Gc { .. } => "GC",
         }
     }
 
@@ -106,24 +115,25 @@ impl Verb {
             "STATUS" => Ok(Verb::Status),
             "ADD" => Ok(Verb::Add(Container::read(lookup, &verb, true)?)),
             "DEL" => Ok(Verb::Del(Container::read(lookup, &verb, false)?)),
+            "CHECK" => Ok(Verb::Check(Container::read(lookup, &verb, true)?)),
+            "GC" if !has_path(lookup) => Err(EnvironmentError::Missing { verb, variables: vec!["CNI_PATH"] }),
+            "GC" => Ok(Verb::Gc { traceparent: traceparent(lookup) }),
             _ => Err(EnvironmentError::UnknownVerb { verb: verb.chars().take(32).collect() }),
         }
     }
 }
 
 impl Container {
-    /// `whole`: as ADD needs it. DEL comes without a netns, and its CNI_ARGS do not matter.
+    /// `whole`: as ADD and CHECK need it. DEL comes without a netns, and its CNI_ARGS do not matter.
     fn read(lookup: Lookup<'_>, verb: &str, whole: bool) -> Result<Container, EnvironmentError> {
         let id = text(lookup, "CNI_CONTAINERID")?;
         let netns = text(lookup, "CNI_NETNS")?;
         let ifname = text(lookup, "CNI_IFNAME")?;
-        // Not used, since nothing is delegated; the reference skeleton asks for it, so a caller without it is broken.
-        let path_given = lookup("CNI_PATH").is_some_and(|path| !path.is_empty());
         let variables: Vec<_> = [
             ("CNI_CONTAINERID", id.is_empty()),
             ("CNI_NETNS", whole && netns.is_empty()),
             ("CNI_IFNAME", ifname.is_empty()),
-            ("CNI_PATH", !path_given),
+            ("CNI_PATH", !has_path(lookup)),
         ]
         .into_iter()
         .filter_map(|(variable, missing)| missing.then_some(variable))
@@ -131,16 +141,26 @@ impl Container {
         if !variables.is_empty() {
             return Err(EnvironmentError::Missing { verb: verb.to_owned(), variables });
         }
-        let traceparent = text(lookup, "TRACEPARENT").unwrap_or_default();
         Ok(Container {
             id: parsed("CNI_CONTAINERID", &id)?,
             ifname: parsed("CNI_IFNAME", &ifname)?,
             netns,
             args: if whole { pairs(&text(lookup, "CNI_ARGS")?)? } else { BTreeMap::new() },
             own_netns_allowed: is_true(&text(lookup, "CNI_NETNS_OVERRIDE").unwrap_or_default()),
-            traceparent: (1..=TRACEPARENT_MAX).contains(&traceparent.len()).then_some(traceparent),
+            traceparent: traceparent(lookup),
         })
     }
+}
+
+/// CNI_PATH is not used, since nothing is delegated; the reference skeleton asks for it, so a caller without it is
+/// broken.
+fn has_path(lookup: Lookup<'_>) -> bool {
+    lookup("CNI_PATH").is_some_and(|path| !path.is_empty())
+}
+
+fn traceparent(lookup: Lookup<'_>) -> Option<String> {
+    let text = text(lookup, "TRACEPARENT").unwrap_or_default();
+    (1..=TRACEPARENT_MAX).contains(&text.len()).then_some(text)
 }
 
 /// A variable's text; empty when it is unset.
@@ -192,7 +212,7 @@ mod tests {
 
     fn container(verb: Verb) -> Container {
         match verb {
-            Verb::Add(container) | Verb::Del(container) => container,
+            Verb::Add(container) | Verb::Del(container) | Verb::Check(container) => container,
             other => panic!("{other:?}"),
         }
     }
@@ -222,6 +242,10 @@ mod tests {
         assert_eq!(error, "ADD needs CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME, CNI_PATH: unset or empty");
         let error = read(&[none.clone(), vec![("CNI_COMMAND", "DEL")]].concat()).unwrap_err().to_string();
         assert_eq!(error, "DEL needs CNI_CONTAINERID, CNI_IFNAME, CNI_PATH: unset or empty");
+        let error = read(&[none.clone(), vec![("CNI_COMMAND", "CHECK")]].concat()).unwrap_err().to_string();
+        assert_eq!(error, "CHECK needs CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME, CNI_PATH: unset or empty");
+        let error = read(&[none.clone(), vec![("CNI_COMMAND", "GC")]].concat()).unwrap_err().to_string();
+        assert_eq!(error, "GC needs CNI_PATH: unset or empty");
         for verb in ["STATUS", "VERSION"] {
             assert!(read(&[none.clone(), vec![("CNI_COMMAND", verb)]].concat()).is_ok(), "{verb}");
         }
@@ -235,11 +259,22 @@ mod tests {
     }
 
     #[test]
+    fn check_is_about_a_container_and_gc_about_none() {
+        let check = read(&[("CNI_COMMAND", "CHECK"), ("TRACEPARENT", "00-ab")]).unwrap();
+        assert_eq!(check.name(), "CHECK");
+        let check = container(check);
+        assert_eq!((check.id.as_str(), check.traceparent.as_deref()), ("ABC-1", Some("00-ab")));
+        let changes = [("CNI_COMMAND", "GC"), ("CNI_CONTAINERID", ""), ("CNI_IFNAME", ""), ("CNI_NETNS", "")];
+        let gc = read(&[&changes[..], &[("TRACEPARENT", "00-ab")]].concat());
+        assert_eq!(gc, Ok(Verb::Gc { traceparent: Some("00-ab".to_owned()) }));
+    }
+
+    #[test]
     fn unserved_verbs_name_the_served_ones() {
-        for verb in ["CHECK", "GC", "add", "UPDATE"] {
+        for verb in ["add", "UPDATE", "GCX"] {
             let error = read(&[("CNI_COMMAND", verb)]).unwrap_err().to_string();
             assert!(
-                error.contains(verb) && error.ends_with("served are ADD, DEL, STATUS, VERSION"),
+                error.contains(verb) && error.ends_with("served are ADD, DEL, CHECK, GC, STATUS, VERSION"),
                 "{error}"
             );
         }

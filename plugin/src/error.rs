@@ -79,11 +79,12 @@ impl Failure {
             Failure::NetConf(error) => {
                 let code = match error {
                     NetConfError::Decode { .. } => Code::Decode,
-                    NetConfError::Version(_) => Code::IncompatibleVersion,
+                    NetConfError::Version(_) | NetConfError::Verb { .. } => Code::IncompatibleVersion,
                     NetConfError::Mode { .. } => Code::UnsupportedField,
-                    NetConfError::Invalid { .. } | NetConfError::Name(_) | NetConfError::Key { .. } => {
-                        Code::InvalidConfig
-                    }
+                    NetConfError::Invalid { .. }
+                    | NetConfError::Name(_)
+                    | NetConfError::Key { .. }
+                    | NetConfError::Listed { .. } => Code::InvalidConfig,
                 };
                 WireError::new(code, error.to_string())
             }
@@ -111,7 +112,9 @@ fn call_error(error: &CallError, code: Code) -> WireError {
     if let CallError::Request(cause) = error {
         let text = "what eni-cni needs of the network configuration and CNI_ARGS is too large for a request";
         let wire = WireError::new(Code::InvalidConfig, text).cause(cause.to_string());
-        return wire.advice(format!("shorten the pod's annotations {ANNOTATION_PREFIX}… or CNI_ARGS"));
+        return wire.advice(format!(
+            "shorten the pod's annotations {ANNOTATION_PREFIX}…, CNI_ARGS or GC's list of valid attachments"
+        ));
     }
     let mut wire = WireError::new(code, format!("ipamd did not answer: {error}"));
     if let Some(cause) = error.source() {

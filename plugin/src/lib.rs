@@ -5,7 +5,7 @@
 //! own addresses, links or routes and keeps no state: one process per call, one thread, no runtime. The one file that it
 //! writes is the tombstone of a DEL that ipamd does not answer.
 //!
-//! Verbs served: ADD, DEL, STATUS and VERSION, in CNI 0.3.1, 0.4.0, 1.0.0 and 1.1.0.
+//! Verbs served: ADD, DEL, CHECK, GC, STATUS and VERSION, in CNI 0.3.1, 0.4.0, 1.0.0 and 1.1.0.
 
 mod commands;
 mod entry;
@@ -18,5 +18,6 @@ mod reply;
 mod sandbox;
 mod spool;
 mod stamp;
+mod told;
 
 pub use entry::run;

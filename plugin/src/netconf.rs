@@ -75,6 +75,10 @@ pub(crate) enum NetConfError {
     Key { key: &'static str, value: String, rule: &'static str },
     /// A mode that is not served: error 2.
     Mode { value: String },
+    /// The verb is of a later version than the configuration: error 1.
+    Verb { verb: &'static str, least: CniVersion, version: CniVersion },
+    /// An attachment of GC's list has an id that is not valid: error 7.
+    Listed { key: &'static str, index: usize, cause: IdError },
 }
 
 impl fmt::Display for NetConfError {
@@ -89,6 +93,16 @@ impl fmt::Display for NetConfError {
             }
             NetConfError::Mode { value } => {
                 write!(f, "the network configuration's mode is {value}: served is \"shared\"")
+            }
+            NetConfError::Verb { verb, least, version } => {
+                let (least, version) = (least.as_str(), version.as_str());
+                write!(
+                    f,
+                    "{verb} is of CNI {least} and later: the network configuration's cniVersion is {version}"
+                )
+            }
+            NetConfError::Listed { key, index, cause } => {
+                write!(f, "the network configuration's {key}[{index}]: {cause}")
             }
         }
     }

@@ -31,6 +31,8 @@ pub enum Code {
     Unavailable,
     /// 51: as 50, and existing containers may have limited connectivity.
     Impaired,
+    /// 100, of our own range: an attachment is not as its ADD has made it.
+    Differs,
     /// 999: an internal error (libcni's number).
     Internal,
     /// Any other number, from a newer peer.
@@ -50,6 +52,7 @@ impl From<u32> for Code {
             11 => Code::TryAgainLater,
             50 => Code::Unavailable,
             51 => Code::Impaired,
+            100 => Code::Differs,
             999 => Code::Internal,
             other => Code::Other(other),
         }
@@ -69,6 +72,7 @@ impl From<Code> for u32 {
             Code::TryAgainLater => 11,
             Code::Unavailable => 50,
             Code::Impaired => 51,
+            Code::Differs => 100,
             Code::Internal => 999,
             Code::Other(number) => number,
         }

@@ -23,13 +23,26 @@ pub struct Reply {
 pub enum Outcome {
     /// ADD: the container's interface, address and routes.
     Added(Box<AddResult>),
-    /// DEL, STATUS and hand-over: done, nothing to tell.
+    /// DEL, CHECK, STATUS and hand-over: done, nothing to tell.
     Done,
+    /// GC: what became of the attachments that its list did not name.
+    Collected(Collected),
     /// The call was refused or failed; nothing half-made stayed behind.
     Failed(Box<WireError>),
     /// An outcome of a newer daemon.
     #[serde(untagged)]
     Other(serde_json::Value),
+}
+
+/// What became of the attachments of a network that GC's list did not name, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Freed: their network namespaces are proven gone.
+    #[serde(default)]
+    pub freed: u32,
+    /// Kept; the daemon's log says of each why.
+    #[serde(default)]
+    pub kept: u32,
 }
 
 impl Reply {

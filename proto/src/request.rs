@@ -4,9 +4,10 @@
 //! unknown call is carried as [`Call::Other`] so that the daemon can name it. Golden fixtures of every released
 //! version are in `tests/fixtures/proto`. Does not own how a request is answered.
 
-use crate::ids::AttachmentKey;
-use serde::{Deserialize, Serialize};
+use crate::ids::{AttachmentKey, ContainerId, Ifname, NetworkName};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 /// One request: one frame, answered by one [`crate::reply::Reply`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,13 +29,15 @@ impl Request {
         match &mut self.call {
             Call::Add(add) => add.time_left_ms = ms,
             Call::Del(del) => del.time_left_ms = ms,
+            Call::Check(check) => check.time_left_ms = ms,
+            Call::Gc(gc) => gc.time_left_ms = ms,
             Call::Status(status) => status.time_left_ms = ms,
             Call::HandOver(_) | Call::Other(_) => {}
         }
     }
 }
 
-/// The calls. ADD (and CHECK) come with one descriptor, a NETLINK_ROUTE socket opened inside the sandbox's network
+/// The calls. ADD and CHECK come with one descriptor, a NETLINK_ROUTE socket opened inside the sandbox's network
 /// namespace; DEL may; the others must not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -43,6 +46,10 @@ pub enum Call {
     Add(Box<Add>),
     /// CNI DEL.
     Del(Del),
+    /// CNI CHECK.
+    Check(Check),
+    /// CNI GC.
+    Gc(Gc),
     /// CNI STATUS.
     Status(Status),
     /// A second ipamd asks the first for its place (`ipamd --take-over`).
@@ -64,6 +71,8 @@ impl Call {
         let cause = match name.as_str() {
             "add" => cause::<Add>(body),
             "del" => cause::<Del>(body),
+            "check" => cause::<Check>(body),
+            "gc" => cause::<Gc>(body),
             "status" => cause::<Status>(body),
             "hand_over" => cause::<HandOver>(body),
             _ => None,
@@ -125,6 +134,55 @@ pub struct Del {
     /// Milliseconds until the plugin gives up and closes the socket.
     #[serde(default = "default_time_left_ms")]
     pub time_left_ms: u64,
+}
+
+/// CNI CHECK: is an attachment as its ADD has made it?
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// Network, container id and ifname.
+    pub key: AttachmentKey,
+    /// CNI_NETNS, as the runtime wrote it: for display.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub netns: String,
+    /// The addresses of the interface that prevResult names; empty when it names none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Ipv4Addr>,
+    /// TRACEPARENT, when the runtime traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// Milliseconds until the plugin gives up and closes the socket.
+    #[serde(default = "default_time_left_ms")]
+    pub time_left_ms: u64,
+}
+
+/// CNI GC: which attachments of a network a runtime knows. It speaks of this network alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gc {
+    /// The network.
+    pub network: NetworkName,
+    /// Those that are valid. Absent is not empty: a runtime that names none says nothing. JSON's null is empty: that is
+    /// how a Go runtime writes a list without elements.
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Option::is_none")]
+    pub valid: Option<Vec<ValidAttachment>>,
+    /// TRACEPARENT, when the runtime traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// Milliseconds until the plugin gives up and closes the socket.
+    #[serde(default = "default_time_left_ms")]
+    pub time_left_ms: u64,
+}
+
+/// One attachment of GC's list.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ValidAttachment {
+    /// The container's id.
+    pub container: ContainerId,
+    /// The interface inside its sandbox.
+    pub ifname: Ifname,
+}
+
+fn null_is_empty<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<ValidAttachment>>, D::Error> {
+    Ok(Some(Option::deserialize(input)?.unwrap_or_default()))
 }
 
 /// CNI STATUS: can this node serve ADD?

@@ -10,8 +10,8 @@
 use eni_proto::cni::{AddResult, Dns, Interface, IpConfig, Route};
 use eni_proto::error::{Code, WireError};
 use eni_proto::ids::{AttachmentKey, BootId, MacAddr, NetnsCookie};
-use eni_proto::reply::{Outcome, Reply};
-use eni_proto::request::{Add, Call, Del, HandOver, Mode, Request, Status};
+use eni_proto::reply::{Collected, Outcome, Reply};
+use eni_proto::request::{Add, Call, Check, Del, Gc, HandOver, Mode, Request, Status, ValidAttachment};
 use eni_proto::spool::{self, Tombstone};
 use eni_proto::stamp::{self, Stamp};
 use serde::Serialize;
@@ -109,6 +109,40 @@ fn requests_of_version_1() {
 }
 
 #[test]
+fn the_requests_check_and_gc_of_version_1() {
+    let netns = "/run/netns/a".to_owned();
+    let addresses = vec![Ipv4Addr::new(10, 0, 1, 5)];
+    let traceparent = Some(TRACE.to_owned());
+    let check = Check { key: key("ABC-1"), netns, addresses, traceparent, time_left_ms: 89_998 };
+    both_ways("request_check_full", Request::new(Call::Check(check)));
+    let check = Check {
+        key: key("c1"),
+        netns: String::new(),
+        addresses: vec![],
+        traceparent: None,
+        time_left_ms: 90_000,
+    };
+    read_only("request_check_defaulted", Request::new(Call::Check(check)));
+    let gc = |valid| {
+        let network = "vpc".parse().unwrap();
+        Request::new(Call::Gc(Gc { network, valid, traceparent: None, time_left_ms: 90_000 }))
+    };
+    let valid = |container: &str, ifname: &str| ValidAttachment {
+        container: container.parse().unwrap(),
+        ifname: ifname.parse().unwrap(),
+    };
+    let full = gc(Some(vec![valid("ABC-1", "eth0"), valid("c2", "net1")]));
+    both_ways("request_gc_list", full);
+    both_ways("request_gc_empty", gc(Some(vec![])));
+    both_ways("request_gc_absent", gc(None));
+    read_only("request_gc_null", gc(Some(vec![])));
+    both_ways("reply_collected", Reply::new(Outcome::Collected(Collected { freed: 2, kept: 1 })));
+    let differs = WireError::new(Code::Differs, "attachment vpc/c1/eth0 is not as it was made");
+    let differs = differs.cause("the host link: expected index 268435457, found none");
+    both_ways("reply_failed_differs", Reply::failed(differs));
+}
+
+#[test]
 fn requests_of_another_version() {
     read_only("request_add_defaulted", add(minimal_add()));
     let newer = Add { mode: Some(Mode::Other), ..minimal_add() };
@@ -182,6 +216,12 @@ fn a_broken_call_says_what_is_wrong_with_it() {
         (json!({ "add": { "key": bad_name, "netns": "" } }), "add: network name \"a b\" is not valid"),
         (json!({ "del": { "key": { "network": "vpc" } } }), "del: missing field `container`"),
         (json!({ "status": 3 }), "status: invalid type"),
+        (json!({ "check": {} }), "check: missing field `key`"),
+        (json!({ "gc": { "network": "vpc", "valid": 3 } }), "gc: invalid type"),
+        (
+            json!({ "gc": { "network": "vpc", "valid": [{ "container": "-", "ifname": "eth0" }] } }),
+            "gc: container id \"-\" is not valid",
+        ),
     ] {
         let request: Request = serde_json::from_value(json!({ "proto_version": 1, "call": call })).unwrap();
         let misread = request.call.misread().unwrap();

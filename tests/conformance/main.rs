@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod check;
 mod container;
+mod gc;
 mod service;
 mod sockets;
 mod spool;

@@ -33,13 +33,20 @@ fn cni_version_needs_no_daemon_and_does_not_read_stdin() {
 fn cni_without_a_daemon_each_verb_says_what_to_check() {
     let node = Node::without_ipamd(&Options::default());
     let sandbox = Sandbox::new();
-    // No ipamd was ever there, so no spool either: where a DEL cannot be written down it fails.
+    // No ipamd was ever there, so no spool either: where a DEL cannot be written down it fails. Each is tried again until its
+    // deadline; side by side, so that they are waited for once.
+    let soon = |verb: &str| {
+        let call = Call::new(&node, verb).of("c1", &sandbox.path()).conf("deadline_ms", json!(1000));
+        call.conf("cniVersion", json!("1.1.0"))
+    };
     let del = Call::new(&node, "DEL").of("c1", &sandbox.path()).start();
     let status = Call::new(&node, "STATUS").start();
-    let add = Call::new(&node, "ADD").of("c1", &sandbox.path()).conf("deadline_ms", json!(1000)).start();
-    let (del, status, add) = (del.end(), status.end(), add.end());
-    assert_eq!((del.error(), status.error(), add.error()), (11, 50, 11));
-    for answer in [del, status, add] {
+    let check = soon("CHECK").conf("prevResult", json!({ "cniVersion": "1.1.0" })).start();
+    let gc = soon("GC").conf("cni.dev/valid-attachments", json!([])).start();
+    let add = soon("ADD").start();
+    for (answer, code) in [(del, 11), (status, 50), (check, 11), (gc, 11), (add, 11)] {
+        let answer = answer.end();
+        assert_eq!(answer.error(), code);
         let text = answer.stdout;
         assert!(text.contains(&node.socket()) && text.contains("systemctl"), "{text}");
     }

@@ -183,7 +183,15 @@ fn cni_descriptors_that_are_no_sandbox_are_refused_and_closed() {
     stream.read_to_end(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.contains("253 descriptors"), "{answer}");
-    for call in [r#"{"status":{}}"#, r#"{"hand_over":{"pid":1}}"#] {
+    let check = request(r#"{"check":{"key":{"network":"vpc","container":"c","ifname":"eth0"}}}"#);
+    assert!(send(&node, &check, &[]).contains("CHECK came without its descriptor"));
+    assert!(send(&node, &check, &[file()]).contains("no NETLINK_ROUTE socket"));
+    assert!(send(&node, &check, &[route_socket(one.name())]).contains("\"code\":100"), "nobody knows it");
+    let absent = send(&node, &request(r#"{"gc":{"network":"vpc"}}"#), &[]);
+    assert!(absent.contains("\"code\":7") && absent.contains("absent list"), "{absent}");
+    let gc = r#"{"gc":{"network":"vpc","valid":null}}"#;
+    assert!(send(&node, &request(gc), &[]).contains("collected"));
+    for call in [r#"{"status":{}}"#, r#"{"hand_over":{"pid":1}}"#, gc] {
         let answer = send(&node, &request(call), &[file()]);
         assert!(answer.contains("takes no descriptor"), "{call}: {answer}");
     }

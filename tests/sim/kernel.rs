@@ -2,10 +2,12 @@
 //! `HostKernel`, without I/O and the same each time.
 
 use eni_proto::ids::{MacAddr, NetnsCookie};
+use ipamd_core::host_net::nft;
 use ipamd_core::kernel::{
-    Alias, DYING_GROUP, ENI_GROUP, EniRouteView, Forward, HostAddressView, HostKernel, HostStep,
-    HostStepError, HostView, InetSettings, LinkView, NeighbourView, POD_INET, PROTOCOL, ReapLink, Reaped,
-    RouteAction, RouteView, RuleView, Trigger, UnwireSpec, WireError, WireSpec,
+    Alias, AttachmentView, DYING_GROUP, ENI_GROUP, EniRouteView, Forward, HostAddressView, HostKernel,
+    HostStep, HostStepError, HostView, InetSettings, LinkView, LookSpec, NeighbourView, POD_INET, PROTOCOL,
+    ReapLink, Reaped, RouteAction, RouteView, RuleView, SANDBOX_GATEWAY, SandboxLinkView, SandboxRouteView,
+    SandboxView, Trigger, UnwireSpec, WireError, WireSpec,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +18,7 @@ struct Pair {
     view: LinkView,
     sandbox: NetnsCookie,
     sandbox_name: String,
+    sandbox_mac: MacAddr,
     address: Option<Ipv4Addr>,
 }
 
@@ -251,7 +254,8 @@ impl FakeKernel {
         };
         let sandbox_name = spec.sandbox_name.to_string();
         let address = (messages >= 2).then_some(spec.address);
-        self.pairs.insert(spec.ifindex, Pair { view, sandbox, sandbox_name, address });
+        let sandbox_mac = spec.sandbox_mac;
+        self.pairs.insert(spec.ifindex, Pair { view, sandbox, sandbox_name, sandbox_mac, address });
         if messages >= 4 {
             self.neighbours.push(NeighbourView {
                 ifindex: spec.ifindex,
@@ -279,6 +283,31 @@ impl FakeKernel {
         let named = |p: &&mut Pair| p.view.name == spec.host_name.as_str();
         if let Some(pair) = self.pairs.values_mut().find(named).filter(|_| whole) {
             pair.view.group = DYING_GROUP;
+        }
+    }
+
+    /// The sandbox's side of a pair: all of it comes with its address.
+    fn inside(&self, ifindex: u32, sandbox: NetnsCookie) -> SandboxView {
+        let pair = self.pairs.get(&ifindex).filter(|pair| pair.sandbox == sandbox);
+        let Some(pair) = pair else { return SandboxView::default() };
+        let link = SandboxLinkView {
+            ifindex,
+            name: pair.sandbox_name.clone(),
+            mac: Some(pair.sandbox_mac),
+            up: pair.address.is_some(),
+        };
+        let Some(address) = pair.address else {
+            return SandboxView { link: Some(link), ..SandboxView::default() };
+        };
+        let mac = pair.view.mac.expect("a pair's end has one");
+        SandboxView {
+            link: Some(link),
+            addresses: vec![Ipv4Net::from(address)],
+            routes: vec![
+                SandboxRouteView { destination: Ipv4Net::from(SANDBOX_GATEWAY), gateway: None },
+                SandboxRouteView { destination: Ipv4Net::default(), gateway: Some(SANDBOX_GATEWAY) },
+            ],
+            neighbours: vec![NeighbourView { ifindex, address: SANDBOX_GATEWAY, mac, permanent: true }],
         }
     }
 
@@ -399,6 +428,22 @@ impl HostKernel for FakeKernel {
             }
         }
         Vec::new()
+    }
+
+    fn look_at(&mut self, spec: &LookSpec, sandbox: &NetnsCookie) -> Result<AttachmentView, HostStepError> {
+        let mut link = |ifindex: u32| self.link_mut(ifindex).cloned();
+        let (own, eni_link) = (link(spec.ifindex), spec.eni_ifindex.and_then(link));
+        let to_it = |route: &&RouteView| spec.addresses.contains(&route.destination.addr());
+        Ok(AttachmentView {
+            link: own,
+            eni_link,
+            routes: self.routes.iter().filter(to_it).copied().collect(),
+            neighbours: self.neighbours.iter().filter(|n| n.ifindex == spec.ifindex).copied().collect(),
+            rules: self.rules.clone(),
+            eni_routes: self.eni_routes.iter().filter(|r| Some(r.table) == spec.eni_table).copied().collect(),
+            nft: self.nft.as_deref().map(nft::contents),
+            sandbox: self.inside(spec.ifindex, *sandbox),
+        })
     }
 
     fn observe(&mut self) -> Result<HostView, HostStepError> {

@@ -5,6 +5,7 @@
 
 use crate::kernel::WIRE_MESSAGES;
 use crate::world::{Fault, Lie, World};
+use eni_proto::error::Code;
 use eni_proto::ids::{AttachmentKey, NetnsCookie};
 use eni_proto::reply;
 use eni_proto::request::Mode;
@@ -13,7 +14,9 @@ use ipamd_core::cloud::EniObservation;
 use ipamd_core::host_net;
 use ipamd_core::invariant;
 use ipamd_core::kernel::{DYING_GROUP, FIRST_IFINDEX, HostKernel, Trigger};
-use ipamd_core::owner::event::{AddAsk, Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
+use ipamd_core::owner::event::{
+    AddAsk, CheckAsk, Completion, Effect, EffectId, EffectKind, Event, GcAsk, OpId, Outcome,
+};
 use ipamd_core::owner::{Owner, OwnerConfig};
 use ipamd_core::record::{AddressState, AttachmentState, EniState, Stored};
 use ipamd_core::time::Timestamp;
@@ -47,6 +50,8 @@ pub(crate) struct Plugin {
     pub(crate) cookie: Option<NetnsCookie>,
     /// When it began.
     pub(crate) asked: Timestamp,
+    /// A CHECK, with what its key had been promised when it began.
+    pub(crate) check: Option<Promise>,
 }
 
 /// What an answered ADD has promised.
@@ -87,6 +92,8 @@ pub(crate) struct History {
     harmed: bool,
     /// Host links that somebody has deleted.
     linkless: BTreeSet<u32>,
+    /// GCs that wait for their answer.
+    sweeps: BTreeSet<OpId>,
     pub(crate) trace: Vec<String>,
 }
 
@@ -136,6 +143,7 @@ impl History {
             faults: !seed.is_multiple_of(4),
             harmed: false,
             linkless: BTreeSet::new(),
+            sweeps: BTreeSet::new(),
             trace: Vec::new(),
         };
         history.take(outcome);
@@ -176,7 +184,8 @@ impl History {
             30..33 => self.hang_up(),
             33..60 => self.carry_out(),
             60..86 => self.report(),
-            86..88 => self.wake(),
+            86..87 => self.wake(),
+            87..88 => self.ask_check(),
             88..90 => self.harm(),
             90..91 => self.lose_del(),
             91..92 => self.del_unread(),
@@ -250,8 +259,11 @@ impl History {
         if let Some(buried) = self.graves.remove(&op) {
             return self.grave_answered(&buried, answer.as_ref());
         }
-        let Some(plugin) = self.plugins.remove(&op) else { return };
+        let Some(plugin) = self.plugins.remove(&op) else { return self.collected(op, answer) };
         self.say(&format!("answer {op:?} {} {}", plugin.key, answer.is_some()));
+        if let Some(promise) = plugin.check {
+            return self.checked(&plugin.key, &promise, answer);
+        }
         match (plugin.add, answer) {
             (Some(cookie), Some(reply::Outcome::Added(result))) if self.dels.get(&plugin.key) < Some(&op) => {
                 let text = result.ips[0].address.trim_end_matches("/32");
@@ -269,6 +281,61 @@ impl History {
                 self.promises.remove(&plugin.key);
             }
             _ => {}
+        }
+    }
+
+    /// A CHECK of an attachment that was live all the time and whose sandbox lives finds nothing, whatever reconciler
+    /// was running; a look that fails is no difference.
+    fn checked(&mut self, key: &AttachmentKey, promise: &Promise, answer: Option<reply::Outcome>) {
+        let stood = self.promises.get(key) == Some(promise);
+        let lives = self.world.kernel.sandbox_lives(promise.cookie);
+        if let Some(reply::Outcome::Failed(error)) = answer
+            && !self.harmed
+            && stood
+            && lives
+        {
+            assert_ne!(error.code, Code::Differs, "{error}\n{:#?}", self.trace);
+        }
+    }
+
+    fn ask_check(&mut self) {
+        if self.harmed || self.world.blank {
+            return self.wake(); // what others broke differs, and whose link they deleted may go
+        }
+        let of = self.dice.roll(self.promises.len().max(1));
+        let Some((key, promise)) = self.promises.iter().nth(of) else { return self.gc() };
+        let (key, promise) = (key.clone(), promise.clone());
+        self.next_op += 1;
+        let op = OpId(self.next_op);
+        self.say(&format!("CHECK {op:?} {key}"));
+        self.world.sandboxes.insert(op.0, promise.cookie);
+        let ask = CheckAsk {
+            key: key.clone(),
+            cookie: promise.cookie,
+            addresses: vec![promise.address],
+            deadline: self.now + Duration::from_secs(10),
+        };
+        let plugin = Plugin { key, add: None, cookie: None, asked: self.now, check: Some(promise) };
+        self.plugins.insert(op, plugin);
+        self.send(Event::Check { op, ask });
+        if self.dice.chance(30) {
+            self.gc();
+        }
+    }
+
+    /// A runtime that knows nobody: only what has lost its sandbox may go. `check_promise` sees what goes too much.
+    fn gc(&mut self) {
+        self.next_op += 1;
+        let op = OpId(self.next_op);
+        self.say(&format!("GC {op:?}"));
+        self.sweeps.insert(op);
+        let ask = GcAsk { network: "vpc".parse().expect("a name"), valid: Vec::new() };
+        self.send(Event::Gc { op, ask });
+    }
+
+    fn collected(&mut self, op: OpId, answer: Option<reply::Outcome>) {
+        if self.sweeps.remove(&op) {
+            self.say(&format!("collected {op:?} {answer:?}"));
         }
     }
 
@@ -318,8 +385,9 @@ impl History {
         let op = OpId(self.next_op);
         let key = key(container);
         self.say(&format!("ADD {op:?} {key} {cookie}"));
-        self.plugins
-            .insert(op, Plugin { key: key.clone(), add: Some(cookie), cookie: None, asked: self.now });
+        let plugin =
+            Plugin { key: key.clone(), add: Some(cookie), cookie: None, asked: self.now, check: None };
+        self.plugins.insert(op, plugin);
         // An ADD for another sandbox takes what the key was promised, whether it succeeds or not.
         if self.asked.insert(key.clone(), cookie) != Some(cookie) {
             self.promises.remove(&key);
@@ -349,7 +417,7 @@ impl History {
         // Whatever a live attachment was promised, a DEL takes it from now on.
         self.promises.remove(&key);
         self.dels.insert(key.clone(), op);
-        self.plugins.insert(op, Plugin { key: key.clone(), add: None, cookie, asked: self.now });
+        self.plugins.insert(op, Plugin { key: key.clone(), add: None, cookie, asked: self.now, check: None });
         self.send(Event::Del { op, key });
     }
 
@@ -359,7 +427,9 @@ impl History {
             let op = ops[self.dice.roll(ops.len())];
             self.say(&format!("hang-up {op:?}"));
             // Whether it still happens is nobody's to know: what its key was promised may be replaced.
-            if let Some(plugin) = self.plugins.remove(&op) {
+            if let Some(plugin) = self.plugins.remove(&op)
+                && plugin.check.is_none()
+            {
                 self.promises.remove(&plugin.key);
                 self.undecided.insert(plugin.key);
             }
@@ -488,7 +558,8 @@ impl History {
         self.done.clear();
         self.failed.clear();
         self.graves.clear();
-        for plugin in std::mem::take(&mut self.plugins).into_values() {
+        self.sweeps.clear();
+        for plugin in std::mem::take(&mut self.plugins).into_values().filter(|p| p.check.is_none()) {
             self.promises.remove(&plugin.key);
             // Its DEL finds no daemon, unless it is killed, too.
             if plugin.add.is_none() && self.dice.chance(70) {
@@ -530,7 +601,7 @@ impl History {
 
     /// What was answered still holds: the record is there, and the link while its sandbox lives.
     fn check_promise(&self, key: &AttachmentKey, promise: &Promise) {
-        if self.plugins.values().any(|p| p.key == *key) {
+        if self.plugins.values().any(|p| p.key == *key && p.check.is_none()) {
             return; // a later ADD of the key may be replacing it
         }
         let record = self.owner.attachment(key);
@@ -570,7 +641,8 @@ impl History {
             self.next_op += 1;
             let op = OpId(self.next_op);
             self.promises.remove(&key);
-            self.plugins.insert(op, Plugin { key: key.clone(), add: None, cookie: None, asked: self.now });
+            let plugin = Plugin { key: key.clone(), add: None, cookie: None, asked: self.now, check: None };
+            self.plugins.insert(op, plugin);
             self.send(Event::Del { op, key });
         }
         for _ in 0..20_000 {
@@ -609,12 +681,8 @@ impl History {
         let idle = counts.allocated + counts.cooling == 0;
         let stored = &self.world.stored;
         let settled = stored.attachments.is_empty() && stored.intents.is_empty();
-        ours == 0
-            && idle
-            && settled
-            && self.nothing_leaks(counts.free)
-            && self.plugins.is_empty()
-            && self.world.spool.is_empty()
+        let answered = self.plugins.is_empty() && self.sweeps.is_empty() && self.world.spool.is_empty();
+        ours == 0 && idle && settled && self.nothing_leaks(counts.free) && answered
     }
 
     /// EC2 has the ENIs and addresses that are stored and no others, and none of them is beyond the warm target of two.
@@ -638,6 +706,7 @@ fn name(kind: &EffectKind) -> &'static str {
     match kind {
         EffectKind::Commit(_) => "commit",
         EffectKind::Wire(_) => "wire",
+        EffectKind::Look(_) => "look",
         EffectKind::Unwire(_) => "unwire",
         EffectKind::Reap(_) => "reap",
         EffectKind::ObserveHost => "observe host",

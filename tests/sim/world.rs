@@ -197,6 +197,13 @@ impl World {
                 let made = if refuse { Err(refused(false)) } else { self.kernel.wire(spec, &sandbox) };
                 Completion::Wired(made.and(if fault == Fault::Lost { Err(refused(true)) } else { Ok(()) }))
             }
+            EffectKind::Look(_) if fault != Fault::None => Completion::Looked(Err(step_failed())),
+            EffectKind::Look(spec) => {
+                let sandbox = effect.op.and_then(|op| self.sandboxes.get(&op.0)).copied();
+                let sandbox = sandbox.ok_or_else(step_failed);
+                let seen = sandbox.and_then(|sandbox| self.kernel.look_at(spec, &sandbox));
+                Completion::Looked(seen)
+            }
             EffectKind::Unwire(spec) => {
                 let done = if refuse { Err(step_failed()) } else { self.kernel.unwire(spec) };
                 Completion::Unwired(done.and(if fault == Fault::Lost { Err(step_failed()) } else { Ok(()) }))

@@ -48,6 +48,16 @@ fn conflist(source: &Source) -> Vec<String> {
     if !offered.contains(&value["cniVersion"]) {
         broken.push("cniVersions must hold cniVersion".to_owned());
     }
+    // Old runtimes take cniVersion alone and refuse a result of 1.1.0; new ones take the highest that is offered.
+    if value["cniVersion"] != "1.0.0" || !offered.contains(&Value::from("1.1.0")) {
+        broken
+            .push("cniVersion must be 1.0.0, and 1.1.0 offered: CHECK, GC and STATUS are served".to_owned());
+    }
+    for key in ["disableCheck", "disableGC"] {
+        if !value[key].is_null() {
+            broken.push(format!("{key} must not be set: CHECK and GC are served"));
+        }
+    }
     broken
 }
 
@@ -178,7 +188,7 @@ fn tidy_bad_conf_is_found() {
         ("conf/x/conf.d/x.conf", "[main]\nplugins=keyfile\n", 1),
         ("conf/udev/rules.d/x.rules", "KERNEL==eni*, GOTO=\"end\"\n", 2),
         ("conf/x.yaml", "a: 1\n", 1),
-        ("conf/20-x.conflist", r#"{"cniVersion": "1.0.0", "plugins": []}"#, 4),
+        ("conf/20-x.conflist", r#"{"cniVersion": "1.0.0", "plugins": [], "disableGC": true}"#, 6),
         ("conf/05-x.conflist", "{", 1),
         ("conf/sysctl.d/x.conf", "net.ipv4.no_such = 1\nhello\nnet.ipv4.ip_forward = yes\n", 3),
         (

@@ -4,9 +4,11 @@
 //! them out without policy; a stateful fake there behaves as the kernel does. Does not own when or why.
 
 mod host;
+mod look;
 mod repair;
 
 pub use host::*;
+pub use look::*;
 pub use repair::*;
 
 use eni_proto::ids::{Ifname, MacAddr, NetnsCookie};
@@ -195,6 +197,9 @@ pub trait HostKernel {
 
     /// One look at the host.
     fn observe(&mut self) -> Result<HostView, HostStepError>;
+
+    /// One look at an attachment, on the host and in its sandbox.
+    fn look_at(&mut self, spec: &LookSpec, sandbox: &Self::Sandbox) -> Result<AttachmentView, HostStepError>;
 }
 
 /// The alias of an attachment's host link: `eni1 <cookie> <container> <ifname> <generation> <network> <pod>`; only

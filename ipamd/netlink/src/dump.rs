@@ -7,7 +7,7 @@ use crate::answer::attributes;
 use eni_proto::ids::MacAddr;
 use ipamd_core::kernel::{
     ENI_TABLE, EniRouteView, HostAddressView, InetSettings, LinkView, MARK_MASK, Mark, NeighbourView,
-    PODS_TABLE, PROTOCOL, RouteAction, RouteView, RuleView,
+    PODS_TABLE, PROTOCOL, RouteAction, RouteView, RuleView, SandboxRouteView,
 };
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
@@ -141,6 +141,14 @@ pub(crate) fn pods_route(body: &[u8]) -> Option<Option<RouteView>> {
         _ => return Some(None),
     };
     Some((table == PODS_TABLE).then_some(RouteView { destination, metric, action, prefsrc, protocol }))
+}
+
+/// A unicast route inside a sandbox; `Some(None)` is of another kind, or what the kernel has learnt of a path.
+pub(crate) fn sandbox_route(body: &[u8]) -> Option<Option<SandboxRouteView>> {
+    const RTM_F_CLONED: u32 = 0x200;
+    let learnt = u32_of(body.get(8..)?)? & RTM_F_CLONED != 0;
+    let Route { kind, destination, gateway, .. } = route(body)?;
+    Some((kind == UNICAST && !learnt).then_some(SandboxRouteView { destination, gateway }))
 }
 
 /// Whether a table is an ENI's.

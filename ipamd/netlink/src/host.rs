@@ -1,18 +1,18 @@
 //! The host's network, for real: `HostKernel` over netlink sockets that stay open.
 //!
 //! Owns the sockets, the counters and what is known of the nft table. How each call is made lies in `wire`, `reap`
-//! and `apply`; looking is here. Needs CAP_NET_ADMIN in the host's network namespace, nothing else. A handle is used
+//! `apply` and `look`; looking at the host is here. Needs CAP_NET_ADMIN in the host's network namespace, nothing else. A handle is used
 //! by one thread; each thread has its own.
 
 use crate::nft::{self, Memory};
 use crate::sandbox::{self, SandboxSocket, SandboxSocketError};
 use crate::socket::{CallError, Socket};
 use crate::stats::{Counters, Family};
-use crate::{apply, dump, forward, message, others, reap, wire};
+use crate::{apply, dump, forward, look, message, others, reap, wire};
 use eni_proto::ids::NetnsCookie;
 use ipamd_core::kernel::{
-    Alias, ENI_GROUP, Forward, HostKernel, HostStep, HostStepError, HostView, LinkView, MARK_MASK, ReapLink,
-    Reaped, UnwireSpec, WireError, WireSpec,
+    Alias, AttachmentView, ENI_GROUP, Forward, HostKernel, HostStep, HostStepError, HostView, LinkView,
+    LookSpec, MARK_MASK, ReapLink, Reaped, UnwireSpec, WireError, WireSpec,
 };
 use std::collections::BTreeSet;
 use std::io;
@@ -151,6 +151,10 @@ impl HostKernel for Host {
 
     fn apply(&mut self, steps: &[HostStep]) -> Vec<HostStepError> {
         apply::apply(self, steps)
+    }
+
+    fn look_at(&mut self, spec: &LookSpec, sandbox: &SandboxSocket) -> Result<AttachmentView, HostStepError> {
+        look::look(self, spec, sandbox)
     }
 
     fn observe(&mut self) -> Result<HostView, HostStepError> {

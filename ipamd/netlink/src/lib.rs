@@ -14,6 +14,7 @@ pub mod fake;
 mod forward;
 pub mod host;
 pub mod lock;
+mod look;
 mod message;
 pub mod monitor;
 pub mod netns;

@@ -331,6 +331,31 @@ pub(crate) fn dump_pods_routes() -> Vec<u8> {
     bytes(RouteNetlinkMessage::GetRoute(route), NLM_F_DUMP)
 }
 
+/// The IPv4 addresses of one link.
+pub(crate) fn dump_addresses_of(ifindex: u32) -> Vec<u8> {
+    let mut address = AddressMessage::default();
+    address.header.family = AddressFamily::Inet;
+    address.header.index = ifindex;
+    bytes(RouteNetlinkMessage::GetAddress(address), NLM_F_DUMP)
+}
+
+/// The IPv4 unicast routes by one link, in all tables.
+pub(crate) fn dump_routes_by(ifindex: u32) -> Vec<u8> {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    route.header.kind = RouteType::Unicast;
+    route.attributes = vec![RouteAttribute::Oif(ifindex)];
+    bytes(RouteNetlinkMessage::GetRoute(route), NLM_F_DUMP)
+}
+
+/// The IPv4 neighbours of one link.
+pub(crate) fn dump_neighbours_of(ifindex: u32) -> Vec<u8> {
+    let mut neighbour = NeighbourMessage::default();
+    neighbour.header.family = AddressFamily::Inet;
+    neighbour.attributes = vec![NeighbourAttribute::IfIndex(ifindex)];
+    bytes(RouteNetlinkMessage::GetNeighbour(neighbour), NLM_F_DUMP)
+}
+
 /// All IPv4 neighbours.
 pub(crate) fn dump_neighbours() -> Vec<u8> {
     let mut neighbour = NeighbourMessage::default();

@@ -9,8 +9,9 @@ use crate::host::Host;
 use crate::nfnl;
 use crate::program::{self, Ended, ProgramError};
 use crate::socket::{CallError, Socket};
-use ipamd_core::kernel::NFT_TABLE;
-use netlink_packet_core::NLM_F_ACK;
+use ipamd_core::kernel::{NFT_MAPS, NFT_TABLE, NftView};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
+use std::collections::BTreeMap;
 use std::process::ExitStatus;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,10 @@ const GET_TABLE: u16 = nfnl::kind(SUBSYSTEM, 1);
 pub(crate) const NEW_GENERATION: u16 = nfnl::kind(SUBSYSTEM, 15);
 const GET_GENERATION: u16 = nfnl::kind(SUBSYSTEM, 16);
 const NFTA_GEN_ID: u16 = 1;
+const NEW_RULE: u16 = nfnl::kind(SUBSYSTEM, 6);
+const GET_RULE: u16 = nfnl::kind(SUBSYSTEM, 7);
+const NEW_SET_ELEMENT: u16 = nfnl::kind(SUBSYSTEM, 12);
+const GET_SET_ELEMENT: u16 = nfnl::kind(SUBSYSTEM, 13);
 pub(crate) const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_TABLE_HANDLE: u16 = 4;
 
@@ -126,6 +131,87 @@ pub(crate) fn table(socket: &mut Socket, name: &str) -> Result<Option<Vec<u8>>, 
         Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::EINVAL)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What of our table is looked at; `None` when it is not there.
+pub(crate) fn look(socket: &mut Socket) -> Result<Option<NftView>, CallError> {
+    if table(socket, NFT_TABLE)?.is_none() {
+        return Ok(None);
+    }
+    let mut view = NftView::default();
+    for map in NFT_MAPS {
+        // A map that somebody has deleted is not there: no reason not to look at the rest.
+        match elements(socket, map) {
+            Ok(elements) => drop(view.maps.insert(map.to_owned(), elements)),
+            Err(error) if error.errno() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut named = Vec::new();
+    nfnl::put_text(&mut named, NFTA_TABLE_NAME, NFT_TABLE);
+    let request = nfnl::message(GET_RULE, NLM_F_DUMP, nfnl::IPV4, 0, &named);
+    for chain in socket.dump(&request, NEW_RULE, |body| chain_of(body).map(Some))? {
+        *view.rules.entry(chain).or_default() += 1;
+    }
+    Ok(Some(view))
+}
+
+/// The chain that a rule is in.
+fn chain_of(body: &[u8]) -> Option<String> {
+    const NFTA_RULE_CHAIN: u16 = 2;
+    let chain = attributes(nfnl::attributes_of(body)).find(|(kind, _)| *kind == NFTA_RULE_CHAIN);
+    chain.map(|(_, name)| text_of(name))
+}
+
+/// The elements of a map of ours whose values are verdicts.
+fn elements(socket: &mut Socket, map: &str) -> Result<BTreeMap<u32, String>, CallError> {
+    const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+    let mut named = Vec::new();
+    nfnl::put_text(&mut named, NFTA_TABLE_NAME, NFT_TABLE);
+    nfnl::put_text(&mut named, NFTA_SET_ELEM_LIST_SET, map);
+    let request = nfnl::message(GET_SET_ELEMENT, NLM_F_DUMP, nfnl::IPV4, 0, &named);
+    Ok(socket
+        .dump(&request, NEW_SET_ELEMENT, |body| elements_of(body).map(Some))?
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+/// The elements in one message.
+fn elements_of(body: &[u8]) -> Option<Vec<(u32, String)>> {
+    const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+    let list = attributes(nfnl::attributes_of(body)).find(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS);
+    let list = list.map(|(_, list)| list).unwrap_or_default();
+    attributes(list).map(|(_, element)| element_of(element)).collect()
+}
+
+/// A key of the host's byte order and a verdict, in nft's words.
+fn element_of(element: &[u8]) -> Option<(u32, String)> {
+    const NFTA_SET_ELEM_KEY: u16 = 1;
+    const NFTA_SET_ELEM_DATA: u16 = 2;
+    const NFTA_DATA_VALUE: u16 = 1;
+    const NFTA_DATA_VERDICT: u16 = 2;
+    const NFTA_VERDICT_CODE: u16 = 1;
+    const NFTA_VERDICT_CHAIN: u16 = 2;
+    let find =
+        |of: &[u8], wanted: u16| attributes(of).find(|(kind, _)| *kind == wanted).map(|(_, v)| v.to_vec());
+    let key = find(&find(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?;
+    let verdict = find(&find(element, NFTA_SET_ELEM_DATA)?, NFTA_DATA_VERDICT)?;
+    let code = find(&verdict, NFTA_VERDICT_CODE)?;
+    let chain = find(&verdict, NFTA_VERDICT_CHAIN).map(|name| text_of(&name)).unwrap_or_default();
+    let verdict = match i32::from_be_bytes(code.try_into().ok()?) {
+        0 => "drop".to_owned(),
+        1 => "accept".to_owned(),
+        -3 => format!("jump {chain}"),
+        -4 => format!("goto {chain}"),
+        -5 => "return".to_owned(),
+        other => format!("verdict {other}"),
+    };
+    Some((u32::from_ne_bytes(key.try_into().ok()?), verdict))
+}
+
+fn text_of(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 fn run(text: &str) -> Result<(), NftError> {

@@ -27,6 +27,8 @@ const DUMP_TRIES: usize = 20;
 const READ: usize = 64 * 1024;
 /// The most reads that answer one send: an end for a socket on which somebody else's messages never end.
 const READS_MAX: usize = 4096;
+/// The most reads of one dump inside a sandbox: 4 MiB, some sixty thousand routes.
+const SANDBOX_READS: usize = 128;
 /// The most messages of one send: their answers fit a receive buffer of the smallest usual size.
 pub(crate) const BATCH_MAX: usize = 32;
 /// The most requests of one send whose answer is a whole link (2 KiB with all its attributes).
@@ -192,6 +194,23 @@ impl Socket {
         Ok(answers)
     }
 
+    /// A dump on a sandbox's socket, as [`Socket::dump`]. Who lives in a sandbox may fill its tables without end: more
+    /// than [`SANDBOX_READS`] reads of it are an error.
+    pub(crate) fn dump_in<T>(
+        &mut self,
+        sandbox: BorrowedFd<'_>,
+        request: &[u8],
+        kind: u16,
+        read: impl Fn(&[u8]) -> Option<Option<T>>,
+    ) -> Result<Vec<T>, CallError> {
+        for _ in 0..DUMP_TRIES {
+            if let Some(all) = self.dump_once(Some(sandbox), request, kind, &read)? {
+                return Ok(all);
+            }
+        }
+        Err(CallError::Interrupted)
+    }
+
     /// A dump: what `read` makes of every message of `kind`, whole, or an error. `read` answers `None` for a message
     /// that is not what it should be, which fails the dump, and `Some(None)` for one to be left out.
     pub(crate) fn dump<T>(
@@ -201,7 +220,7 @@ impl Socket {
         read: impl Fn(&[u8]) -> Option<Option<T>>,
     ) -> Result<Vec<T>, CallError> {
         for _ in 0..DUMP_TRIES {
-            match self.dump_once(request, kind, &read) {
+            match self.dump_once(None, request, kind, &read) {
                 Ok(Some(all)) => return Ok(all),
                 Ok(None) => {}
                 Err(error) => {
@@ -218,17 +237,23 @@ impl Socket {
 
     fn dump_once<T>(
         &mut self,
+        sandbox: Option<BorrowedFd<'_>>,
         request: &[u8],
         kind: u16,
         read: impl Fn(&[u8]) -> Option<Option<T>>,
     ) -> Result<Option<Vec<T>>, CallError> {
         let sequence = self.take(1);
-        transmit(self.fd.as_fd(), sequence, &mut [request.to_vec()])?;
+        let fd = sandbox.unwrap_or(self.fd.as_fd());
+        transmit(fd, sequence, &mut [request.to_vec()])?;
         self.counters.sent(self.family, 1);
         let (mut all, mut interrupted, mut malformed, mut refused) = (Vec::new(), false, false, None);
-        let mut ended = false;
+        let (mut ended, mut reads) = (false, 0);
         while !ended {
-            read_until(self.fd.as_fd(), &mut self.buffer, |header, body| {
+            reads += 1;
+            if sandbox.is_some() && reads > SANDBOX_READS {
+                return Err(CallError::Malformed("more than can be looked at lies in the sandbox"));
+            }
+            read_until(fd, &mut self.buffer, |header, body| {
                 if header.sequence != sequence {
                     return false;
                 }
@@ -315,8 +340,7 @@ fn open(family: Family) -> io::Result<OwnedFd> {
     }
     prepare(fd.as_fd())?;
     if family == Family::Route {
-        const NETLINK_GET_STRICT_CHK: i32 = 12;
-        sys::set_option(fd.as_fd(), SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)?;
+        check_strictly(fd.as_fd())?;
     }
     Ok(fd)
 }
@@ -324,6 +348,12 @@ fn open(family: Family) -> io::Result<OwnedFd> {
 /// Whether a port is of a socket of ours, or of an ipamd before.
 pub(crate) fn is_ours(port: u32) -> bool {
     port & 0xffff_0000 == OUR_PORTS
+}
+
+/// Makes the kernel take a dump's filters for what they are, instead of leaving them out.
+pub(crate) fn check_strictly(fd: BorrowedFd<'_>) -> io::Result<()> {
+    const NETLINK_GET_STRICT_CHK: i32 = 12;
+    sys::set_option(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
 }
 
 /// A time-out for answers, and extended errors without the request's echo.

@@ -55,6 +55,8 @@ pub struct Snapshot {
     pub attachments: Vec<Arc<AttachmentRecord>>,
     /// How many ADDs wait or run.
     pub adds_under_way: usize,
+    /// How many attachments the last GC of their network did not name.
+    pub unnamed_attachments: usize,
 }
 
 /// Why there is no answer.

@@ -6,7 +6,7 @@
 
 use crate::completions::{CompletionSender, Finished, Wake};
 use crate::queue::{Receiver, Sender, bounded};
-use ipamd_core::kernel::{HostKernel, HostStep, ReapLink, UnwireSpec, WireError, WireSpec};
+use ipamd_core::kernel::{HostKernel, HostStep, LookSpec, ReapLink, UnwireSpec, WireError, WireSpec};
 use ipamd_core::owner::event::{Completion, EffectId, OpId};
 use ipamd_core::record::AttachmentId;
 use ipamd_netlink::host::Host;
@@ -25,6 +25,15 @@ pub enum Job {
         op: OpId,
         /// What to make.
         spec: Box<WireSpec>,
+        /// The sandbox.
+        sandbox: SandboxSocket,
+    },
+    /// Look at an attachment and into its sandbox.
+    Look {
+        /// The operation whose sandbox it is.
+        op: OpId,
+        /// What to look at.
+        spec: Box<LookSpec>,
         /// The sandbox.
         sandbox: SandboxSocket,
     },
@@ -82,7 +91,12 @@ fn carry_out(host: &mut Host, effect: EffectId, job: Job) -> Finished {
             let again =
                 matches!(result, Err(WireError::IfindexTaken { .. } | WireError::HostNameTaken { .. }));
             let sandbox = again.then_some(sandbox);
-            return Finished::Wired { effect, op, completion: Completion::Wired(result), sandbox };
+            return Finished::InSandbox { effect, op, completion: Completion::Wired(result), sandbox };
+        }
+        Job::Look { op, spec, sandbox } => {
+            let completion = Completion::Looked(host.look_at(&spec, &sandbox));
+            // The owner answers or looks again: either way the descriptor is closed by the answer.
+            return Finished::InSandbox { effect, op, completion, sandbox: Some(sandbox) };
         }
         Job::Unwire(spec) => Completion::Unwired(host.unwire(&spec)),
         Job::Reap(links) => Completion::Reaped(host.reap(&links)),

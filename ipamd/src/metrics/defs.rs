@@ -28,10 +28,11 @@ defs! {
     READY = "ready", "gauge", "", "1 when ADD is served";
     POOL_ADDRESSES = "pool_addresses", "gauge", "state: free, allocated, cooling, quarantined", "Addresses of the pool by state";
     ATTACHMENTS = "attachments", "gauge", "state: adding, live, broken, dying", "Attachments by state";
+    UNNAMED_ATTACHMENTS = "unnamed_attachments", "gauge", "", "Attachments that the last GC of their network did not name";
     ENIS = "enis", "gauge", "state: attaching, in_use, draining, detaching, deleting, lost", "ENIs by state";
     ADDS_UNDER_WAY = "adds_under_way", "gauge", "", "ADDs that wait or run";
-    OPERATIONS = "operations", "counter", "verb: add, del; outcome: ok, refused, failed, cancelled", "ADDs and DELs that have ended";
-    OPERATION_SECONDS = "operation_seconds", "histogram", "verb: add, del; phase: queue, commit, wire, total; outcome: ok, refused, failed, cancelled", "Seconds of each phase of ADDs and DELs; commit and wire run side by side";
+    OPERATIONS = "operations", "counter", "verb: add, del, check, gc; outcome: ok, refused, failed, cancelled", "ADDs, DELs, CHECKs and GCs that have ended; a CHECK that found a difference has failed";
+    OPERATION_SECONDS = "operation_seconds", "histogram", "verb: add, del, check, gc; phase: queue, commit, wire, total; outcome: ok, refused, failed, cancelled", "Seconds of each phase of ADDs, DELs, CHECKs and GCs; commit and wire run side by side, and wire is the look of a CHECK";
     COMMITS = "store_commits", "counter", "outcome: ok, failed", "Transactions of the store";
     COMMIT_SECONDS = "store_commit_seconds", "histogram", "", "Seconds of a transaction";
     COMMIT_BATCH = "store_commit_batches", "histogram", "", "Batches that one transaction carried";
@@ -42,6 +43,7 @@ defs! {
     NETFILTER_ERRORS = "netfilter_errors", "counter", "", "Messages of conntrack and nft that the kernel refused, those included whose refusal is fine";
     NFT_RUNS = "nft_runs", "counter", "", "Runs of nft: one at the start, one per change of the ENIs or of the VPC's CIDRs";
     IPTABLES_RUNS = "iptables_runs", "counter", "", "Runs of iptables";
+    GC_UNNAMED = "gc_unnamed", "counter", "outcome: freed, kept", "Attachments that a GC did not name, each time: freed because their network namespaces are gone, or kept";
     REAPED_LINKS = "reaped_links", "counter", "", "Dying links that are gone";
     KEPT_LINKS = "kept_links", "counter", "", "Dying links that could not be deleted, each time they were tried";
     REAP_SECONDS = "reap_seconds", "histogram", "", "Seconds of one batch of the reaper";

@@ -30,6 +30,19 @@ pub enum Verb {
     Add,
     /// CNI DEL.
     Del,
+    /// CNI CHECK.
+    Check,
+    /// CNI GC.
+    Gc,
+}
+
+/// What became of an attachment that a GC did not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Unnamed {
+    /// Its network namespace is gone.
+    Freed,
+    /// Its network namespace lives, or nobody knows.
+    Kept,
 }
 
 /// The phases of an operation.
@@ -96,7 +109,8 @@ macro_rules! label_values {
         }
     };
 }
-label_values!(Verb: Add = "add", Del = "del");
+label_values!(Verb: Add = "add", Del = "del", Check = "check", Gc = "gc");
+label_values!(Unnamed: Freed = "freed", Kept = "kept");
 label_values!(Phase: Queue = "queue", Commit = "commit", Wire = "wire", Total = "total");
 label_values!(Outcome: Ok = "ok", Refused = "refused", Failed = "failed", Cancelled = "cancelled");
 label_values!(Refused: TooMany = "too_many", NotRoot = "not_root", Slow = "slow", BadFrame = "bad_frame",
@@ -146,6 +160,11 @@ struct KindLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UnnamedLabels {
+    outcome: Unnamed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: Refused,
 }
@@ -180,6 +199,7 @@ pub struct Metrics {
     commits: Family<OutcomeLabels, Counter>,
     commit_seconds: Histogram,
     commit_batch: Histogram,
+    unnamed: Family<UnnamedLabels, Counter>,
     reaped: Counter,
     kept: Counter,
     reap_seconds: Histogram,
@@ -211,6 +231,7 @@ impl Metrics {
             commits: Family::default(),
             commit_seconds: seconds(),
             commit_batch: Histogram::new(BATCHES),
+            unnamed: Family::default(),
             reaped: Counter::default(),
             kept: Counter::default(),
             reap_seconds: seconds(),
@@ -244,6 +265,14 @@ impl Metrics {
     /// The store's file was replaced by a new one.
     pub fn store_replaced(&self, why: Replaced) {
         self.store_replaced.get_or_create(&ReplacedLabels { reason: why }).inc();
+    }
+
+    /// One GC, with what became of the attachments that it did not name.
+    pub fn collected(&self, freed: usize, kept: usize, outcome: Outcome, took: Duration) {
+        self.phase(Verb::Gc, Phase::Total, outcome, took);
+        for (outcome, count) in [(Unnamed::Freed, freed), (Unnamed::Kept, kept)] {
+            self.unnamed.get_or_create(&UnnamedLabels { outcome }).inc_by(count as u64);
+        }
     }
 
     /// One batch of the reaper.
@@ -309,6 +338,7 @@ impl Metrics {
         put!(defs::COMMIT_SECONDS, self.commit_seconds);
         put!(defs::COMMIT_BATCH, self.commit_batch);
         put!(defs::STORE_REPLACED, self.store_replaced);
+        put!(defs::GC_UNNAMED, self.unnamed);
         put!(defs::REAPED_LINKS, self.reaped);
         put!(defs::KEPT_LINKS, self.kept);
         put!(defs::REAP_SECONDS, self.reap_seconds);
@@ -368,6 +398,8 @@ fn register_state(registry: &mut Registry, snapshot: &Snapshot) {
         registry.register(def.name, def.help, gauge);
     };
     gauge(registry, &defs::READY, i64::from(status.ready));
+    let unnamed = i64::try_from(snapshot.unnamed_attachments).unwrap_or(i64::MAX);
+    gauge(registry, &defs::UNNAMED_ATTACHMENTS, unnamed);
     gauge(registry, &defs::ADDS_UNDER_WAY, i64::try_from(snapshot.adds_under_way).unwrap_or(i64::MAX));
     let passes = Family::<ReconcilerLabels, Counter>::default();
     for view in &status.reconcilers {

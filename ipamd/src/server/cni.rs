@@ -144,6 +144,18 @@ async fn serve(this: &Rc<Loop>, stream: &UnixStream, asked: Asked) {
                 answer(stream, outcome).await;
             }
         }
+        Asked::Check(ask, sandbox) => {
+            let (op, waiting) = this.begin(Some(sandbox), |op| Event::Check { op, ask });
+            if let Some(outcome) = wait(this, stream, op, waiting).await {
+                answer(stream, outcome).await;
+            }
+        }
+        Asked::Gc(ask) => {
+            let (op, waiting) = this.begin(None, |op| Event::Gc { op, ask });
+            if let Some(outcome) = wait(this, stream, op, waiting).await {
+                answer(stream, outcome).await;
+            }
+        }
         Asked::Status => answer(stream, this.status()).await,
         Asked::HandOver(asker) => {
             tracing::info!(pid = asker.pid, version = asker.version, "another ipamd takes over");
@@ -174,7 +186,7 @@ async fn wait(
         // Cancel safe: it only looks.
         () = closed(stream) => {
             this.handle(Event::Hangup { op });
-            // A DEL goes on, an ADD is undone: nobody reads how it ends.
+            // A DEL and a GC go on, an ADD is undone: nobody reads how it ends.
             None
         }
     }

@@ -6,14 +6,14 @@
 use eni_proto::error::{Code, WireError};
 use eni_proto::frame;
 use eni_proto::ids::NetnsCookie;
-use eni_proto::request::{Add, Call, Del, HandOver, Mode, Request, args};
-use ipamd_core::owner::event::AddAsk;
+use eni_proto::request::{Add, Call, Check, Del, Gc, HandOver, Mode, Request, args};
+use ipamd_core::owner::event::{AddAsk, CheckAsk, GcAsk};
 use ipamd_core::time::Timestamp;
 use ipamd_netlink::sandbox::SandboxSocket;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// ADD is answered this long before its plugin gives up; of a short time left, a fifth.
+/// ADD and CHECK are answered this long before its plugin gives up; of a short time left, a fifth.
 const MARGIN: Duration = Duration::from_secs(2);
 /// No deadline is believed that is further away than this.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -25,6 +25,10 @@ pub enum Asked {
     Add(Box<AddAsk>, SandboxSocket),
     /// CNI DEL.
     Del(Del),
+    /// CNI CHECK.
+    Check(CheckAsk, SandboxSocket),
+    /// CNI GC.
+    Gc(GcAsk),
     /// CNI STATUS.
     Status,
     /// Another ipamd wants this one's place.
@@ -49,11 +53,7 @@ pub fn check(
     let descriptor = descriptors.pop();
     match request.call {
         Call::Add(add) => {
-            let Some(descriptor) = descriptor else {
-                let text = "ADD came without its descriptor, a NETLINK_ROUTE socket opened in the sandbox";
-                return Err(Box::new(WireError::new(Code::InvalidNetns, text)));
-            };
-            let sandbox = sandbox(descriptor, host)?;
+            let sandbox = required("ADD", descriptor, host)?;
             let ask = ask(*add, sandbox.cookie(), now);
             Ok(Asked::Add(Box::new(ask), sandbox))
         }
@@ -61,6 +61,22 @@ pub fn check(
             // Checked and closed: a DEL is authoritative whatever its sandbox is by now.
             descriptor.map(|d| sandbox(d, host)).transpose()?;
             Ok(Asked::Del(del))
+        }
+        Call::Check(check) => {
+            let sandbox = required("CHECK", descriptor, host)?;
+            let Check { key, addresses, time_left_ms, .. } = check;
+            let deadline = deadline(time_left_ms, now);
+            Ok(Asked::Check(CheckAsk { key, cookie: sandbox.cookie(), addresses, deadline }, sandbox))
+        }
+        Call::Gc(gc) => {
+            without_descriptor("GC", descriptor.as_ref())?;
+            let Gc { network, valid, .. } = gc;
+            let valid = valid.ok_or_else(|| {
+                let text =
+                    "GC came without its list of valid attachments: an absent list is not an empty one";
+                Box::new(WireError::new(Code::InvalidConfig, text))
+            })?;
+            Ok(Asked::Gc(GcAsk { network, valid }))
         }
         Call::Status(_) => without_descriptor("STATUS", descriptor.as_ref()).map(|()| Asked::Status),
         Call::HandOver(ask) => {
@@ -75,11 +91,24 @@ pub fn check(
             let name = value.as_object().and_then(|o| o.keys().next().cloned()).unwrap_or_default();
             let text = format!("the call {name:?} is not served");
             let error = WireError::new(Code::InvalidEnvironment, text);
-            Err(Box::new(
-                error.advice("served are add, del, status and hand_over; is the plugin newer than ipamd?"),
-            ))
+            Err(Box::new(error.advice(
+                "served are add, del, check, gc, status and hand_over; is the plugin newer than ipamd?",
+            )))
         }
     }
+}
+
+fn required(
+    call: &str,
+    descriptor: Option<OwnedFd>,
+    host: NetnsCookie,
+) -> Result<SandboxSocket, Box<WireError>> {
+    let Some(descriptor) = descriptor else {
+        let text =
+            format!("{call} came without its descriptor, a NETLINK_ROUTE socket opened in the sandbox");
+        return Err(Box::new(WireError::new(Code::InvalidNetns, text)));
+    };
+    sandbox(descriptor, host)
 }
 
 fn without_descriptor(call: &str, descriptor: Option<&OwnedFd>) -> Result<(), Box<WireError>> {
@@ -96,8 +125,13 @@ fn sandbox(descriptor: OwnedFd, host: NetnsCookie) -> Result<SandboxSocket, Box<
     })
 }
 
+/// By when a call is answered whose plugin gives up after this many milliseconds.
+fn deadline(time_left_ms: u64, now: Timestamp) -> Timestamp {
+    let left = Duration::from_millis(time_left_ms).min(LONGEST);
+    now + (left - MARGIN.min(left / 5))
+}
+
 fn ask(add: Add, cookie: NetnsCookie, now: Timestamp) -> AddAsk {
-    let left = Duration::from_millis(add.time_left_ms).min(LONGEST);
     let pod = match (add.args.get(args::POD_NAMESPACE), add.args.get(args::POD_NAME)) {
         (Some(namespace), Some(name)) if !namespace.is_empty() && !name.is_empty() => {
             Some((namespace.clone(), name.clone()))
@@ -111,7 +145,7 @@ fn ask(add: Add, cookie: NetnsCookie, now: Timestamp) -> AddAsk {
         mode: add.mode.unwrap_or(Mode::Shared),
         mtu: add.mtu,
         pod,
-        deadline: now + (left - MARGIN.min(left / 5)),
+        deadline: deadline(add.time_left_ms, now),
     }
 }
 
@@ -178,6 +212,19 @@ mod tests {
         assert!(matches!(asked(&del, vec![route_socket()], elsewhere()), Ok(Asked::Del(_))));
         refused(&del, vec![file()], Code::InvalidNetns, "no NETLINK_ROUTE socket");
         refused(&del, vec![route_socket(), file()], Code::InvalidNetns, "2 descriptors");
+        let check = json!({ "check": { "key": key(), "addresses": ["10.0.0.1"], "time_left_ms": 10_000 } });
+        let Ok(Asked::Check(ask, _)) = asked(&check, vec![route_socket()], elsewhere()) else { panic!() };
+        assert_eq!((ask.addresses.len(), ask.deadline), (1, NOW + Duration::from_secs(8)));
+        refused(&check, vec![], Code::InvalidNetns, "CHECK came without its descriptor");
+        refused(&check, vec![file()], Code::InvalidNetns, "no NETLINK_ROUTE socket");
+        for (valid, count) in [(json!(null), 0), (json!([]), 0)] {
+            let gc = json!({ "gc": { "network": "vpc", "valid": valid } });
+            assert!(
+                matches!(asked(&gc, vec![], elsewhere()), Ok(Asked::Gc(ask)) if ask.valid.len() == count)
+            );
+            refused(&gc, vec![route_socket()], Code::InvalidNetns, "GC takes no descriptor");
+        }
+        refused(&json!({ "gc": { "network": "vpc" } }), vec![], Code::InvalidConfig, "absent list");
         let status = json!({ "status": {} });
         assert!(matches!(asked(&status, vec![], elsewhere()), Ok(Asked::Status)));
         refused(&status, vec![route_socket()], Code::InvalidNetns, "STATUS takes no descriptor");

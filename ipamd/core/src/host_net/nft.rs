@@ -9,7 +9,8 @@
 //! cuts nothing.
 
 use crate::kernel::{
-    BOTH_DIRECTIONS, DYING_GROUP, ENI_GROUP, MARK_MASK, MAX_ENI_NUMBER, NFT_TABLE, POD_GROUP,
+    BOTH_DIRECTIONS, DYING_GROUP, ENI_GROUP, MARK_MASK, MAX_ENI_NUMBER, NFT_MAPS, NFT_TABLE, NftView,
+    POD_GROUP,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,6 +65,44 @@ pub fn render(table: &Table) -> String {
     }
     text.line("}");
     text.0
+}
+
+/// What the kernel shows of the table once nft has read a text of [`render`].
+pub fn contents(text: &str) -> NftView {
+    let mut view = NftView::default();
+    let mut chain = None;
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["chain", name, "{"] => {
+                view.rules.insert(name.to_owned(), 0);
+                chain = Some(name);
+            }
+            ["map", name, ..] if NFT_MAPS.contains(&name) => {
+                view.maps.insert(name.to_owned(), elements(line));
+            }
+            // A base chain's own line is no rule.
+            ["}" | "type", ..] | [] => {}
+            _ if line.starts_with("  ") => {
+                let rules = chain.and_then(|chain| view.rules.get_mut(chain));
+                rules.map(|count| *count += 1);
+            }
+            _ => {}
+        }
+    }
+    view
+}
+
+/// The elements of a map's line: `elements = { KEY : VERDICT, … }`.
+fn elements(line: &str) -> BTreeMap<u32, String> {
+    let list = line.split_once("elements = { ").and_then(|(_, rest)| rest.split_once(" }"));
+    let pairs = list.map(|(list, _)| list).into_iter().flat_map(|list| list.split(", "));
+    let number = |key: &str| match key.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16).ok(),
+        None => key.parse().ok(),
+    };
+    let pairs = pairs.filter_map(|pair| pair.split_once(" : "));
+    pairs.filter_map(|(key, verdict)| Some((number(key)?, verdict.to_owned()))).collect()
 }
 
 #[derive(Default)]
@@ -262,6 +301,18 @@ mod tests {
             without.contains("ip daddr != @vpc ct mark set ct mark & 0xffffff80 | 0x02 return"),
             "in by ENI 2"
         );
+    }
+
+    #[test]
+    fn the_contents_of_a_text_are_its_maps_and_its_chains_rules() {
+        let text = render(&table(2, true));
+        let view = contents(&text);
+        assert_eq!(view.maps.len(), NFT_MAPS.len());
+        assert_eq!(view.maps["from"][&(POD_GROUP + 2)], "goto pod2");
+        assert_eq!(view.maps["from"][&DYING_GROUP], "drop");
+        assert_eq!(view.maps["known"], BTreeMap::from([(0x41, "accept".into()), (0x42, "goto to2".into())]));
+        assert_eq!((view.rules["steer"], view.rules["pod2"], view.rules["masq_out"]), (3, 4, 1));
+        assert_eq!(view.rules.len(), text.matches(" chain ").count());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use super::event::OpId;
 use crate::record::{AttachmentId, AttachmentRecord, AttachmentState};
-use eni_proto::ids::{AttachmentKey, Ifname, NetnsCookie};
+use eni_proto::ids::{AttachmentKey, Ifname, NetnsCookie, NetworkName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -17,6 +17,8 @@ pub struct Slot {
     pub record: Arc<AttachmentRecord>,
     /// The ADD whose reply carried the result, when it was the only one.
     pub delivered_by: Option<OpId>,
+    /// The last GC of its network did not name it.
+    pub unnamed: bool,
 }
 
 /// All of them.
@@ -43,8 +45,9 @@ impl Attachments {
         }
         self.names.insert(record.host_link.clone(), id.clone());
         self.links.insert(record.host_ifindex, id.clone());
-        let delivered_by = self.slots.get(&id).and_then(|s| s.delivered_by);
-        self.slots.insert(id, Slot { record, delivered_by });
+        let before = self.slots.get(&id);
+        let (delivered_by, unnamed) = before.map_or((None, false), |s| (s.delivered_by, s.unnamed));
+        self.slots.insert(id, Slot { record, delivered_by, unnamed });
     }
 
     pub(super) fn remove(&mut self, id: &AttachmentId) -> Option<Slot> {
@@ -94,6 +97,19 @@ impl Attachments {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.delivered_by = None;
         }
+    }
+
+    /// Marks those of a network that a GC did not name, and no others of it.
+    pub(super) fn mark_unnamed(&mut self, network: &NetworkName, unnamed: &BTreeSet<AttachmentId>) {
+        for (id, slot) in self.slots.iter_mut().filter(|(id, _)| id.key.network == *network) {
+            slot.unnamed = unnamed.contains(id);
+        }
+    }
+
+    /// How many that are not dying are marked.
+    pub(super) fn unnamed(&self) -> usize {
+        let dying = |slot: &&Slot| slot.record.state == AttachmentState::Dying;
+        self.slots.values().filter(|slot| slot.unnamed && !dying(slot)).count()
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<AttachmentRecord>> {

@@ -20,6 +20,8 @@ use std::sync::Arc;
 pub(super) struct Kill {
     /// Who waits for it: of its own key one, and ADDs of others that need its name or its sandbox.
     pub(super) ops: Vec<OpId>,
+    /// The GC that frees it.
+    pub(super) sweep: Option<OpId>,
     link: LinkFate,
     committed: Option<Result<(), String>>,
     unwired: bool,
@@ -57,16 +59,12 @@ impl Owner {
         }
     }
 
-    /// A DEL ends its key's ADDs that are not being wired: it waits for those alone.
+    /// A DEL ends its key's ADDs that are not being wired, and CHECKs that wait: it waits for the others alone.
     fn cancel_waiting_add(&mut self, key: &AttachmentKey, now: Timestamp) {
         let lane = self.lanes.get(key).cloned().unwrap_or_default();
         // From the back, so that none of them is begun by the end of the one before it.
         for id in lane.into_iter().rev() {
-            let waiting = self
-                .ops
-                .get(&id)
-                .is_some_and(|op| op.verb == Verb::Add && matches!(op.phase, Phase::Queued | Phase::Waiting));
-            if waiting {
+            if self.only_waits(id) {
                 let error =
                     ReplyError::new(Code::TryAgainLater, "a DEL of the same attachment came while it waited");
                 self.end(id, Ending::Refused, Err(error), now);
@@ -143,7 +141,13 @@ impl Owner {
         self.attachments.put(record.clone());
         self.kills.insert(
             id.clone(),
-            Kill { ops: op.into_iter().collect(), link, committed: None, unwired: link != LinkFate::There },
+            Kill {
+                ops: op.into_iter().collect(),
+                sweep: None,
+                link,
+                committed: None,
+                unwired: link != LinkFate::There,
+            },
         );
         self.note(Note::Dying { attachment: id.clone(), why });
         self.commit(Purpose::KillCommit(id.clone()), batch, now);
@@ -196,7 +200,7 @@ impl Owner {
         if !kill.unwired {
             return;
         }
-        let (ops, link) = (kill.ops.clone(), kill.link);
+        let (ops, sweep, link) = (kill.ops.clone(), kill.sweep, kill.link);
         self.kills.remove(id);
         self.gate.undoing.remove(id);
         match self.attachments.get(id).map(|slot| slot.record.clone()) {
@@ -205,6 +209,9 @@ impl Owner {
             None => {}
         }
         self.gate_progress(now);
+        if let Some(sweep) = sweep {
+            self.swept(sweep, id, &committed, now);
+        }
         for op in ops {
             self.killed_for(op, committed.clone(), now);
         }
@@ -218,7 +225,8 @@ impl Owner {
             Some((Verb::Del, _)) => self.del_committed(op, committed, now),
             Some((Verb::Add, Phase::Undoing(_, error))) => self.end(op, Ending::Failed, Err(*error), now),
             Some((Verb::Add, _)) => self.replaced(op, committed, now),
-            None => {}
+            // None is ever answered by an attachment's end.
+            Some((Verb::Check, _)) | None => {}
         }
     }
 

@@ -4,23 +4,25 @@
 //! operation) nor how an effect is carried out.
 
 use crate::cloud::{CloudError, CloudObservation, Mutated, Mutation};
+use crate::gc::Kept;
 use crate::host_net::Reason;
 use crate::host_net::foreign::ReportKind;
 use crate::kernel::{
-    HostStep, HostStepError, HostView, ReapLink, Reaped, Thing, Trigger, UnwireSpec, WireError, WireSpec,
+    AttachmentView, HostStep, HostStepError, HostView, LookSpec, ReapLink, Reaped, Thing, Trigger,
+    UnwireSpec, WireError, WireSpec,
 };
 use crate::record::{AttachmentId, EniState, Write};
 use crate::time::Timestamp;
 use crate::tombstone::{Buried, Dropped};
 use eni_proto::error::WireError as ReplyError;
-use eni_proto::ids::{AttachmentKey, EniId, MacAddr, NetnsCookie};
+use eni_proto::ids::{AttachmentKey, EniId, MacAddr, NetnsCookie, NetworkName};
 use eni_proto::reply;
-use eni_proto::request::Mode;
+use eni_proto::request::{Mode, ValidAttachment};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// Names an operation: one ADD or DEL of one connection. Given by the shell, never reused while it runs.
+/// Names an operation: one ADD, DEL, CHECK or GC of one connection. Given by the shell, never reused while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpId(pub u64);
 
@@ -51,6 +53,20 @@ pub enum Event {
         op: OpId,
         /// What was written down.
         tombstone: Buried,
+    },
+    /// A plugin asks for CHECK. The shell holds the sandbox's descriptor under `op`.
+    Check {
+        /// The operation.
+        op: OpId,
+        /// What is asked.
+        ask: CheckAsk,
+    },
+    /// A plugin asks for GC.
+    Gc {
+        /// The operation.
+        op: OpId,
+        /// What is asked.
+        ask: GcAsk,
     },
     /// The plugin closed its socket before a reply: nobody waits any more.
     Hangup {
@@ -103,6 +119,28 @@ pub struct AddAsk {
     pub deadline: Timestamp,
 }
 
+/// A CHECK, checked by the shell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckAsk {
+    /// Network, container id, ifname.
+    pub key: AttachmentKey,
+    /// The sandbox's network namespace, read from the descriptor.
+    pub cookie: NetnsCookie,
+    /// The addresses that the runtime believes it has; empty when it does not say.
+    pub addresses: Vec<Ipv4Addr>,
+    /// When the plugin must have its answer.
+    pub deadline: Timestamp,
+}
+
+/// A GC, checked by the shell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GcAsk {
+    /// The network whose attachments the list is about.
+    pub network: NetworkName,
+    /// Those that the runtime knows. Of ones that are not known here nothing is said.
+    pub valid: Vec<ValidAttachment>,
+}
+
 /// How an effect ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Completion {
@@ -123,6 +161,8 @@ pub enum Completion {
     HostObserved(Result<HostView, HostStepError>),
     /// [`EffectKind::CheckSandboxes`].
     SandboxesChecked(Vec<(AttachmentId, PathSight)>),
+    /// [`EffectKind::Look`]; a failed look is unknown, never empty.
+    Looked(Result<AttachmentView, HostStepError>),
     /// [`EffectKind::ApplyHost`]: all failures.
     HostApplied(Vec<HostStepError>),
     /// [`EffectKind::ObserveCloud`]; a failed or partial answer is unknown, never empty.
@@ -180,6 +220,8 @@ pub enum EffectKind {
     Reap(Vec<ReapLink>),
     /// Look at the host.
     ObserveHost,
+    /// Look at an attachment, in the sandbox of `op`, too.
+    Look(Box<LookSpec>),
     /// Take steps on the host's own network.
     ApplyHost(Vec<HostStep>),
     /// Look at the paths of sandboxes whose links are gone.
@@ -214,6 +256,8 @@ pub enum Verb {
     Add,
     /// CNI DEL.
     Del,
+    /// CNI CHECK.
+    Check,
 }
 
 /// How an operation ended.
@@ -278,6 +322,21 @@ pub enum Note {
         key: AttachmentKey,
         /// Why its DEL is not done; none when it is.
         dropped: Option<Dropped>,
+    },
+    /// A GC has ended.
+    Collected {
+        /// The network.
+        network: NetworkName,
+        /// How many attachments its list named.
+        named: usize,
+        /// Not named, and freed: their network namespaces are gone.
+        freed: Vec<AttachmentId>,
+        /// Not named, and kept, with why.
+        kept: Vec<(AttachmentId, Kept)>,
+        /// How.
+        ending: Ending,
+        /// How long it took.
+        took: Duration,
     },
     /// The reaper's batch has ended.
     Reaped {
@@ -414,6 +473,8 @@ pub enum DyingReason {
     Replaced,
     /// Its sandbox is gone, and its address or its name is needed.
     SandboxGone,
+    /// A GC did not name it, and its network namespace is gone.
+    Collected,
     /// At start: its ADD had not been finished.
     HalfMade,
     /// At start: its link was in the dying group already.

@@ -10,12 +10,14 @@
 
 mod add;
 mod attachments;
+mod check;
 mod commit;
 mod concern;
 mod config;
 mod del;
 pub mod event;
 mod evidence;
+mod gc;
 mod grow;
 mod host;
 mod names;
@@ -61,6 +63,10 @@ pub struct Owner {
     waiting: BTreeSet<OpId>,
     /// The operations on each key, in order; the first is the one that runs.
     lanes: BTreeMap<AttachmentKey, VecDeque<OpId>>,
+    /// What CHECKs among `ops` ask, and how far they are.
+    checks: BTreeMap<OpId, check::Checking>,
+    /// GCs that run: they are about no key, and so in no lane.
+    sweeps: BTreeMap<OpId, gc::Sweep>,
     purposes: BTreeMap<EffectId, Purpose>,
     next_effect: u64,
     kills: BTreeMap<crate::record::AttachmentId, del::Kill>,
@@ -83,7 +89,7 @@ pub struct Owner {
     out: Outcome,
 }
 
-/// One ADD or DEL that runs or waits.
+/// One ADD, DEL or CHECK that runs or waits.
 #[derive(Debug, Clone)]
 struct Op {
     key: AttachmentKey,
@@ -119,6 +125,8 @@ enum Phase {
     Undoing(crate::record::AttachmentId, Box<ReplyError>),
     /// The commit of an attachment that was dying already.
     Committing,
+    /// A CHECK that is first of its key: how far it is, `checks` says.
+    Checking,
 }
 
 /// What an effect's end means.
@@ -142,6 +150,8 @@ enum Purpose {
     CloudObserve(crate::reconcile::driver::Pass, Timestamp),
     Mutate(u64),
     Watch,
+    Look(OpId),
+    GcLook(OpId),
 }
 
 impl Owner {
@@ -151,6 +161,8 @@ impl Owner {
             Event::Add { op, ask } => self.add(op, ask, now),
             Event::Del { op, key } => self.del(op, key, now),
             Event::Tombstone { op, tombstone } => self.tombstone(op, tombstone, now),
+            Event::Check { op, ask } => self.check(op, ask, now),
+            Event::Gc { op, ask } => self.gc(op, ask, now),
             Event::Hangup { op } => self.hangup(op, now),
             Event::Unread { op, key } => self.unread(op, &key, now),
             Event::Done { effect, completion } => self.done(effect, completion, now),
@@ -175,7 +187,7 @@ impl Owner {
         let pulse = (!self.draining).then(|| self.pulse.due());
         // What cannot be begun yet is no deadline: the event that allows it comes by itself.
         let growth = self.growth.deadline().filter(|_| self.may_plan());
-        let own = [self.reaper.due(), driver, self.dirty.retry_at(), growth, pulse];
+        let own = [self.reaper.due(), driver, self.dirty.retry_at(), growth, pulse, self.checks_deadline()];
         own.into_iter().chain([late, cooled]).flatten().min()
     }
 
@@ -195,6 +207,7 @@ impl Owner {
             self.start_passes(now);
             self.pulse_when_due(now);
         }
+        self.go_on_checking(now);
     }
 
     fn done(&mut self, effect: EffectId, completion: Completion, now: Timestamp) {
@@ -218,6 +231,8 @@ impl Owner {
                 self.host_observed(pass, &looked, view, now);
             }
             (Purpose::SandboxCheck, Completion::SandboxesChecked(seen)) => self.sandboxes_checked(seen, now),
+            (Purpose::Look(op), Completion::Looked(seen)) => self.looked(op, seen, now),
+            (Purpose::GcLook(op), Completion::HostObserved(view)) => self.gc_looked(op, view, now),
             (Purpose::HostApply(pass, applying), Completion::HostApplied(failed)) => {
                 self.host_applied(pass, &applying, &failed, now);
             }
@@ -271,6 +286,7 @@ impl Owner {
     fn end(&mut self, id: OpId, ending: Ending, answer: Result<reply::Outcome, ReplyError>, now: Timestamp) {
         let Some(mut op) = self.ops.remove(&id) else { return };
         self.waiting.remove(&id);
+        self.checks.remove(&id);
         op.phases.total = now - op.arrived;
         let (ending, error) = match (&answer, op.cancelled) {
             (_, true) => (Ending::Cancelled, None),
@@ -298,6 +314,7 @@ impl Owner {
         match self.ops.get(&id).map(|op| op.verb) {
             Some(Verb::Add) => self.begin_add(id, now),
             Some(Verb::Del) => self.begin_del(id, now),
+            Some(Verb::Check) => self.begin_check(id, now),
             None => {}
         }
     }
@@ -306,15 +323,26 @@ impl Owner {
         let Some(op) = self.ops.get_mut(&id) else { return };
         op.cancelled = true;
         // What runs is undone when it ends; what waits ends now. A DEL goes on: it is authoritative.
-        if matches!(op.phase, Phase::Queued | Phase::Waiting) && op.verb == Verb::Add {
+        if self.only_waits(id) {
             let gone = ReplyError::new(Code::TryAgainLater, "the plugin went away");
             self.end(id, Ending::Cancelled, Err(gone), now);
         }
     }
 
+    /// Whether an operation has begun nothing and may be ended at any time: an ADD or CHECK that waits.
+    fn only_waits(&self, id: OpId) -> bool {
+        let Some(op) = self.ops.get(&id) else { return false };
+        match op.verb {
+            Verb::Add => matches!(op.phase, Phase::Queued | Phase::Waiting),
+            Verb::Check => self.check_waits(id),
+            Verb::Del => false,
+        }
+    }
+
     fn unread(&mut self, op: OpId, key: &AttachmentKey, now: Timestamp) {
-        if self.lanes.contains_key(key) {
-            return; // a later operation on the key decides
+        let decides = |id: &OpId| self.ops.get(id).is_some_and(|op| op.verb != Verb::Check);
+        if self.lanes.get(key).is_some_and(|lane| lane.iter().any(decides)) {
+            return; // a later operation on the key does
         }
         let Some(slot) = self.attachments.current(key) else { return };
         if slot.delivered_by == Some(op) {
@@ -325,12 +353,7 @@ impl Owner {
 
     fn drain(&mut self, now: Timestamp) {
         self.draining = true;
-        let waiting: Vec<OpId> = self
-            .ops
-            .iter()
-            .filter(|(_, op)| op.verb == Verb::Add && matches!(op.phase, Phase::Queued | Phase::Waiting))
-            .map(|(id, _)| *id)
-            .collect();
+        let waiting: Vec<OpId> = self.ops.keys().copied().filter(|id| self.only_waits(*id)).collect();
         for id in waiting {
             self.close(id, now);
         }
@@ -348,7 +371,11 @@ impl Owner {
 
     /// Whether nothing is under way that a shutdown should wait for.
     pub fn is_idle(&self) -> bool {
-        self.ops.is_empty() && self.kills.is_empty() && self.dirty.is_empty() && !self.dirty.in_flight()
+        self.ops.is_empty()
+            && self.sweeps.is_empty()
+            && self.kills.is_empty()
+            && self.dirty.is_empty()
+            && !self.dirty.in_flight()
     }
 }
 

@@ -94,6 +94,8 @@ impl Owner {
             ops: BTreeMap::new(),
             waiting: BTreeSet::new(),
             lanes: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            sweeps: BTreeMap::new(),
             purposes: BTreeMap::new(),
             next_effect: 0,
             kills: BTreeMap::new(),

@@ -151,6 +151,11 @@ impl Owner {
         counts
     }
 
+    /// How many attachments the last GC of their network did not name.
+    pub fn unnamed_attachments(&self) -> usize {
+        self.attachments.unnamed()
+    }
+
     /// How many ADDs wait or run.
     pub fn adds_under_way(&self) -> usize {
         self.ops.values().filter(|op| op.verb == Verb::Add).count()

@@ -1,6 +1,8 @@
 //! The owner by hand: one event at a time, with a store that commits and a kernel that does as it is told. Random
 //! histories with faults and crashes are in the seeded simulation.
 
+mod check;
+mod gc;
 mod host;
 mod start;
 mod status;
@@ -31,6 +33,9 @@ struct Bench {
     addresses: u8,
     held: Vec<Effect>,
     hold_wires: bool,
+    hold_looks: bool,
+    /// Looks at the host are held.
+    hold_host: bool,
     wire_error: Option<WireError>,
     commit_error: bool,
     /// The store's file is a new one.
@@ -124,6 +129,8 @@ impl Bench {
             addresses,
             held: Vec::new(),
             hold_wires: false,
+            hold_looks: false,
+            hold_host: false,
             wire_error: None,
             commit_error: false,
             blank: false,
@@ -184,9 +191,14 @@ impl Bench {
         self.replies.extend(outcome.replies);
         self.notes.extend(outcome.notes);
         for effect in outcome.effects {
-            let wire = self.hold_wires && matches!(effect.kind, EffectKind::Wire(_));
-            let commit = self.hold_commits && matches!(effect.kind, EffectKind::Commit(_));
-            if wire || commit {
+            let held = match effect.kind {
+                EffectKind::Wire(_) => self.hold_wires,
+                EffectKind::Look(_) => self.hold_looks,
+                EffectKind::ObserveHost => self.hold_host,
+                EffectKind::Commit(_) => self.hold_commits,
+                _ => false,
+            };
+            if held {
                 self.held.push(effect);
             } else {
                 self.complete(effect);
@@ -209,6 +221,10 @@ impl Bench {
             EffectKind::Wire(spec) => {
                 self.wires.push(*spec);
                 Completion::Wired(self.wire_error.take().map_or(Ok(()), Err))
+            }
+            EffectKind::Look(_) => {
+                let last = self.wires.last().expect("something was wired");
+                Completion::Looked(Ok(check::view(self, last)))
             }
             EffectKind::Unwire(_) => Completion::Unwired(Ok(())),
             EffectKind::Reap(links) => {
@@ -254,10 +270,25 @@ impl Bench {
         self.send(Event::Done { effect: effect.id, completion });
     }
 
-    fn release(&mut self) {
+    fn release_wires(&mut self) {
         self.hold_wires = false;
+        self.release(|kind| matches!(kind, EffectKind::Wire(_)));
+    }
+
+    fn release_host(&mut self) {
+        self.hold_host = false;
+        self.release(|kind| matches!(kind, EffectKind::ObserveHost));
+    }
+
+    fn release_commits(&mut self) {
         self.hold_commits = false;
-        for effect in std::mem::take(&mut self.held) {
+        self.release(|kind| matches!(kind, EffectKind::Commit(_)));
+    }
+
+    fn release(&mut self, which: fn(&EffectKind) -> bool) {
+        let (now, later) = std::mem::take(&mut self.held).into_iter().partition(|e| which(&e.kind));
+        self.held = later;
+        for effect in now {
             self.complete(effect);
         }
     }
@@ -303,7 +334,7 @@ fn no_reply_leaves_before_both_halves_have_ended() {
     bench.hold_wires = true;
     bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
     assert_eq!(bench.reply(1), None);
-    bench.release();
+    bench.release_wires();
     bench.added(1);
 }
 
@@ -390,7 +421,7 @@ fn a_plugin_that_dies_has_its_add_undone() {
     bench.hold_wires = true;
     bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
     bench.send(Event::Hangup { op: OpId(1) });
-    bench.release();
+    bench.release_wires();
     assert_eq!(bench.reply(1), None);
     assert!(bench.owner.attachment(&key("a")).is_none());
     bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
@@ -440,7 +471,7 @@ fn a_del_waits_for_an_add_that_is_being_wired_and_ends_those_behind_it() {
     bench.send(Event::Del { op: OpId(3), key: key("a") });
     assert_eq!(bench.error(2).code, Code::TryAgainLater);
     assert_eq!(bench.reply(3), None);
-    bench.release();
+    bench.release_wires();
     bench.added(1);
     assert_eq!(bench.reply(3), Some(&reply::Outcome::Done));
     assert!(bench.owner.attachment(&key("a")).is_none());

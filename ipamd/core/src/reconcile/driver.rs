@@ -138,6 +138,16 @@ impl Driver {
         self.entries[pass.reconciler].running.is_some_and(|(number, _)| number == pass.number)
     }
 
+    /// Whether a pass of a reconciler runs.
+    pub fn is_busy(&self, reconciler: usize) -> bool {
+        self.entries[reconciler].running.is_some()
+    }
+
+    /// How many passes of a reconciler have begun.
+    pub fn begun(&self, reconciler: usize) -> u64 {
+        self.entries[reconciler].number
+    }
+
     /// When to poll again.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.entries.iter().filter_map(|e| e.running.map(|(_, until)| until).or(e.due)).min()

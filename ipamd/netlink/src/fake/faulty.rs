@@ -6,8 +6,8 @@
 use super::{FakeKernel, WireMessage};
 use eni_proto::ids::NetnsCookie;
 use ipamd_core::kernel::{
-    HostKernel, HostStep, HostStepError, HostView, ReapLink, Reaped, UnwireSpec, WireError, WireSpec,
-    WireStep,
+    AttachmentView, HostKernel, HostStep, HostStepError, HostView, LookSpec, ReapLink, Reaped, UnwireSpec,
+    WireError, WireSpec, WireStep,
 };
 
 /// A call, as the closure sees it.
@@ -23,6 +23,8 @@ pub enum Call<'a> {
     Apply(&'a [HostStep]),
     /// [`HostKernel::observe`].
     Observe,
+    /// [`HostKernel::look_at`].
+    Look(&'a LookSpec),
 }
 
 /// How a call goes wrong.
@@ -138,6 +140,13 @@ impl<K: HalfWire, D: FnMut(Call<'_>) -> Fault> HostKernel for Faulty<K, D> {
                 all()
             }
             Fault::Refused | Fault::At(_) => all(),
+        }
+    }
+
+    fn look_at(&mut self, spec: &LookSpec, sandbox: &Self::Sandbox) -> Result<AttachmentView, HostStepError> {
+        match (self.decide)(Call::Look(spec)) {
+            Fault::None => self.kernel.look_at(spec, sandbox),
+            _ => Err(failed("look at an attachment")),
         }
     }
 

@@ -5,18 +5,21 @@
 //! by the same calls. Does not forward packets. Faults are [`faulty::Faulty`]'s.
 
 pub mod faulty;
+mod look;
 mod steps;
 mod wire;
 
+pub use look::Lost;
 pub use wire::WireMessage;
 
 use crate::dump;
 use crate::ours::{self, Whose};
 use eni_proto::ids::{MacAddr, NetnsCookie};
 use ipamd_core::kernel::{
-    Alias, DYING_GROUP, ENI_GROUP, EniRouteView, Forward, HostAddressView, HostKernel, HostStep,
-    HostStepError, HostView, InetSettings, LinkView, MARK_MASK, NeighbourView, PROTOCOL, ReapLink, Reaped,
-    RouteAction, RouteView, RuleView, Thing, Trigger, UnwireSpec, WireError, WireSpec,
+    Alias, AttachmentView, DYING_GROUP, ENI_GROUP, EniRouteView, Forward, HostAddressView, HostKernel,
+    HostStep, HostStepError, HostView, InetSettings, LinkView, LookSpec, MARK_MASK, NeighbourView, PROTOCOL,
+    ReapLink, Reaped, RouteAction, RouteView, RuleView, SandboxRouteView, Thing, Trigger, UnwireSpec,
+    WireError, WireSpec,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,8 +39,12 @@ struct HostLink {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct SandboxLink {
     name: String,
+    mac: Option<MacAddr>,
     up: bool,
     address: Option<Ipv4Addr>,
+    routes: Vec<SandboxRouteView>,
+    /// The MAC of its next hop.
+    neighbour: Option<MacAddr>,
     /// Whether it is the other end of the host's link of the same index.
     pair: bool,
 }
@@ -317,6 +324,10 @@ impl HostKernel for FakeKernel {
     fn apply(&mut self, steps: &[HostStep]) -> Vec<HostStepError> {
         let mut take = |(index, step)| Some(HostStepError { index: Some(index), ..self.step(step).err()? });
         steps.iter().enumerate().filter_map(&mut take).collect()
+    }
+
+    fn look_at(&mut self, spec: &LookSpec, sandbox: &NetnsCookie) -> Result<AttachmentView, HostStepError> {
+        Ok(self.view_of(spec, *sandbox))
     }
 
     fn observe(&mut self) -> Result<HostView, HostStepError> {

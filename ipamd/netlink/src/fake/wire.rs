@@ -1,5 +1,6 @@
 //! What the fake does for a wire, message by message, so that it can end half-made.
 
+use super::look::{default_route, gateway_route};
 use super::{FakeKernel, HostLink, SandboxLink, plain};
 use crate::answer::errno_name;
 use crate::ours;
@@ -132,7 +133,9 @@ impl FakeKernel {
             ..plain(spec.host_name.as_str(), Some(spec.host_mac))
         };
         self.links.insert(spec.ifindex, HostLink { view, peer: Some(sandbox) });
-        let end = SandboxLink { name: spec.sandbox_name.to_string(), pair: true, ..SandboxLink::default() };
+        let name = spec.sandbox_name.to_string();
+        let mac = Some(spec.sandbox_mac);
+        let end = SandboxLink { name, mac, pair: true, ..SandboxLink::default() };
         let inside = self.sandboxes.get_mut(&sandbox).expect("looked up before");
         inside.links.insert(spec.ifindex, end);
     }
@@ -144,11 +147,10 @@ impl FakeKernel {
         match message {
             WireMessage::SandboxGatewayRoute if !end.up => return Err(libc::ENETDOWN),
             WireMessage::SandboxDefaultRoute if !end.up => return Err(libc::ENETUNREACH),
-            WireMessage::Create
-            | WireMessage::SandboxSettings
-            | WireMessage::SandboxGatewayRoute
-            | WireMessage::SandboxDefaultRoute
-            | WireMessage::SandboxNeighbour => {}
+            WireMessage::Create | WireMessage::SandboxSettings => {}
+            WireMessage::SandboxGatewayRoute => end.routes.push(gateway_route()),
+            WireMessage::SandboxDefaultRoute => end.routes.push(default_route()),
+            WireMessage::SandboxNeighbour => end.neighbour = Some(spec.host_mac),
             WireMessage::SandboxUp => end.up = true,
             WireMessage::SandboxAddress => end.address = Some(spec.address),
             WireMessage::HostUp => {

@@ -86,6 +86,14 @@ pub(crate) fn dump_main_routes(ifindex: u32) -> Vec<u8> {
     bytes(RouteNetlinkMessage::GetRoute(route), NLM_F_DUMP)
 }
 
+/// The routes of an ENI's table.
+pub(crate) fn dump_eni_routes(table: u32) -> Vec<u8> {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    route.attributes = vec![RouteAttribute::Table(table)];
+    bytes(RouteNetlinkMessage::GetRoute(route), NLM_F_DUMP)
+}
+
 fn address(view: &HostAddressView) -> AddressMessage {
     let mut address = AddressMessage::default();
     address.header.family = AddressFamily::Inet;

@@ -12,6 +12,7 @@ mod netns_differential;
 mod netns_forward;
 mod netns_host;
 mod netns_lock;
+mod netns_look;
 mod netns_monitor;
 mod netns_reap;
 mod netns_steering;

@@ -15,15 +15,15 @@ use ipamd_netlink::sandbox::SandboxSocket;
 use std::net::Ipv4Addr;
 
 /// Both kernels, with a sandbox that each of them has.
-struct Pair<'a> {
-    host: &'a mut Host,
-    node: &'a Space,
-    fake: FakeKernel,
-    sandboxes: Vec<(SandboxSocket, NetnsCookie)>,
+pub(crate) struct Pair<'a> {
+    pub(crate) host: &'a mut Host,
+    pub(crate) node: &'a Space,
+    pub(crate) fake: FakeKernel,
+    pub(crate) sandboxes: Vec<(SandboxSocket, NetnsCookie)>,
 }
 
 impl Pair<'_> {
-    fn wire(&mut self, spec: &WireSpec, sandbox: usize) -> Result<(), WireError> {
+    pub(crate) fn wire(&mut self, spec: &WireSpec, sandbox: usize) -> Result<(), WireError> {
         let (socket, cookie) = &self.sandboxes[sandbox];
         let (real, fake) = (self.host.wire(spec, socket), self.fake.wire(spec, cookie));
         assert_eq!(without_text(&real), without_text(&fake), "{real:?} {fake:?}");
@@ -31,12 +31,12 @@ impl Pair<'_> {
         real
     }
 
-    fn unwire(&mut self, spec: &UnwireSpec) {
+    pub(crate) fn unwire(&mut self, spec: &UnwireSpec) {
         assert_eq!(self.host.unwire(spec).is_ok(), self.fake.unwire(spec).is_ok());
         self.same_view();
     }
 
-    fn reap(&mut self, links: &[ReapLink]) {
+    pub(crate) fn reap(&mut self, links: &[ReapLink]) {
         let (mut real, fake) = (self.host.reap(links), self.fake.reap(links));
         real.gone.sort_unstable();
         assert_eq!((&real.gone, &real.kept), (&fake.gone, &fake.kept));
@@ -44,11 +44,11 @@ impl Pair<'_> {
     }
 
     /// Somebody else's command on the host.
-    fn host_sh(&self, line: &str) {
+    pub(crate) fn host_sh(&self, line: &str) {
         self.node.sh(line);
     }
 
-    fn apply(&mut self, step: HostStep) {
+    pub(crate) fn apply(&mut self, step: HostStep) {
         // The kernel adds words of its own after errno's name.
         let told = |kernel: Vec<ipamd_core::kernel::HostStepError>| {
             let name = |cause: &str| cause.split(' ').next().unwrap_or_default().to_owned();
@@ -59,7 +59,7 @@ impl Pair<'_> {
         self.same_view();
     }
 
-    fn same_view(&mut self) {
+    pub(crate) fn same_view(&mut self) {
         let (real, fake) = (self.host.observe().unwrap(), self.fake.observe().unwrap());
         assert_eq!(normal(real), normal(fake));
     }
@@ -106,7 +106,7 @@ fn foreign(name: &str, ifindex: u32, mac: MacAddr) -> LinkView {
 }
 
 /// Both with loopback, the primary address and two foreign links that are up: `ens5` (30) and `other` (40).
-fn with_pair(test: impl FnOnce(&mut Pair<'_>, &[Space]) + Send) {
+pub(crate) fn with_pair(test: impl FnOnce(&mut Pair<'_>, &[Space]) + Send) {
     let node = Node::new();
     let mut fake = FakeKernel::new();
     let primary = format!("{PRIMARY}/32").parse().unwrap();
@@ -141,7 +141,7 @@ fn with_pair(test: impl FnOnce(&mut Pair<'_>, &[Space]) + Send) {
     });
 }
 
-fn off(spec: &WireSpec) -> UnwireSpec {
+pub(crate) fn off(spec: &WireSpec) -> UnwireSpec {
     UnwireSpec { host_name: spec.host_name.clone(), ifindex: spec.ifindex, addresses: vec![spec.address] }
 }
 

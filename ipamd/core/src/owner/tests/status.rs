@@ -50,7 +50,7 @@ fn the_stamp_is_renewed_by_round_trips_and_says_when_they_began() {
     bench.pass(Duration::from_secs(10));
     bench.pass(Duration::from_secs(5));
     assert_eq!(bench.stamps.len(), 2, "its round trip has not ended");
-    bench.release();
+    bench.release_commits();
     assert_eq!(bench.stamps[2], begun);
     bench.send(Event::Drain);
     assert_eq!(bench.owner.next_deadline(), None, "an ipamd that ends does not promise anything any more");
@@ -68,7 +68,7 @@ fn a_store_that_does_not_answer_within_the_grace_takes_the_node_out_of_service()
     let reasons = bench.owner.health().reasons.join("; ");
     assert!(reasons.contains("the store has not answered for 60 s"), "{reasons}");
     assert_eq!(bench.stamps.len(), 1);
-    bench.release();
+    bench.release_commits();
     assert_eq!(code(&bench), None);
 }
 

@@ -28,7 +28,7 @@ fn a_tombstone_is_a_del_that_is_answered_after_its_commit() {
         bench.hold_commits = true;
         bench.send(Event::Tombstone { op: OpId(2), tombstone: tombstone.clone() });
         assert_eq!(bench.reply(2), None, "its file must stay until then");
-        bench.release();
+        bench.release_commits();
         assert_eq!(bench.reply(2), Some(&reply::Outcome::Done));
         assert!(!is_live(&bench));
         assert_eq!(bench.stored.attachments[0].state, AttachmentState::Dying);
@@ -110,7 +110,7 @@ fn a_tombstone_waits_for_the_add_that_is_being_wired_and_spares_it() {
     let tombstone = buried("a", Timestamp::from_millis(10), None);
     bench.send(Event::Tombstone { op: OpId(2), tombstone });
     assert_eq!(bench.reply(2), None);
-    bench.release();
+    bench.release_commits();
     bench.added(1);
     assert_eq!(bench.reply(2), Some(&reply::Outcome::Done));
     assert!(is_live(&bench));
