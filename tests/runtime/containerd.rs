@@ -148,6 +148,22 @@ impl Containerd {
         });
     }
 
+    /// The mounts that keep the network namespaces of its sandboxes.
+    fn kept_namespaces(&self) -> Vec<String> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let base = self.base().display().to_string();
+        let kept = mounts.lines().filter(|line| line.contains(" nsfs "));
+        kept.filter_map(|line| line.split(' ').nth(1))
+            .filter(|at| at.starts_with(&base))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// How many network namespaces of sandboxes there are.
+    pub(crate) fn namespaces(&self) -> usize {
+        self.kept_namespaces().len()
+    }
+
     /// The list's plugin that notes its calls.
     pub(crate) fn noting(journal: &Path) -> Value {
         json!({ "type": "chained-plugin", "journal": journal })

@@ -19,6 +19,9 @@ struct Busy {
     thread: JoinHandle<Result<(), String>>,
 }
 
+/// How an ipamd ends and the next one serves.
+type End = fn(&mut Node);
+
 /// All the rounds of it.
 type Rounds = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
@@ -80,7 +83,7 @@ fn runtime_restarts_of_ipamd_fail_no_sandbox_and_no_status() {
     let containerd = Containerd::start(&node);
     let pods = ["one", "two"].map(|name| containerd.run(name));
     let (status, traffic) = (asking(&node), talking(&pods[0], &pods[1]));
-    let ends: [(&str, fn(&mut Node)); 3] = [
+    let ends: [(&str, End); 3] = [
         ("killed", Node::restart_ipamd),
         ("ended", Node::renew_ipamd),
         ("handed over", |node| assert_eq!(node.take_over(), Some(0))),

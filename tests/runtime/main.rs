@@ -6,6 +6,7 @@
 // All of this program is a test.
 #![allow(clippy::unwrap_used)]
 
+mod chain;
 mod containerd;
 mod cri;
 mod daemon;
