@@ -164,6 +164,14 @@ impl Containerd {
         self.kept_namespaces().len()
     }
 
+    /// Takes the network namespaces of its sandboxes away, behind its back.
+    pub(crate) fn lose_namespaces(&self) {
+        for path in self.kept_namespaces() {
+            run("umount", &["-l", &path]).unwrap();
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
     /// The list's plugin that notes its calls.
     pub(crate) fn noting(journal: &Path) -> Value {
         json!({ "type": "chained-plugin", "journal": journal })
