@@ -6,8 +6,10 @@ use crate::containerd::{Containerd, Pod};
 use crate::node;
 use crate::sandboxes::nothing_left;
 use eni_tests::cni::Call;
-use eni_tests::node::Node;
+use eni_tests::node::{Node, Options};
 use eni_tests::traffic::{Connection, Echo, ping, spawn};
+use eni_tests::wait;
+use nix::sys::signal::Signal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -127,6 +129,28 @@ fn runtime_a_restart_without_ec2_serves_what_is_there() {
     assert!(status.end() > 0);
     node.hide_cloud(false);
     node.wait_ready();
+    containerd.remove_all();
+    nothing_left(&node);
+}
+
+#[test]
+fn runtime_a_hung_ipamd_is_told_by_status_within_its_grace() {
+    let node = Node::new(&Options { secondary: 2, status_grace_ms: 3_000, ..Options::default() });
+    let containerd = Containerd::start(&node);
+    let pod = containerd.run("one");
+    let status = Call::new(&node, "STATUS");
+    node.signal_ipamd(Signal::SIGSTOP);
+    status.ok();
+    let mut told = status.run();
+    wait::until("STATUS tells", || {
+        told = status.run();
+        told.code != Some(0)
+    });
+    assert_eq!(told.error(), 50, "{}", told.stdout);
+    assert!(ping(&pod.netns, node.address("peer_address"), None), "who is there goes on");
+    node.signal_ipamd(Signal::SIGCONT);
+    wait::until("STATUS passes", || status.run().code == Some(0));
+    containerd.run("two");
     containerd.remove_all();
     nothing_left(&node);
 }
