@@ -238,6 +238,38 @@ impl Node {
         self.wait_ready();
     }
 
+    /// SIGTERM, and a new one that is ready.
+    pub fn renew_ipamd(&mut self) {
+        self.stop_ipamd();
+        self.start_ipamd();
+        self.wait_ready();
+    }
+
+    /// Another ipamd takes over from the one that runs, which ends by itself; its code.
+    pub fn take_over(&mut self) -> Option<i32> {
+        let mut first = self.ipamd.take().expect("ipamd runs");
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("the log opens");
+        let second = self.ipamd_command().arg("--take-over").stderr(log).spawn().expect("ipamd starts");
+        self.ipamd = Some(second);
+        wait::until("the first has ended", || first.try_wait().is_ok_and(|status| status.is_some()));
+        self.wait_ready();
+        first.wait().expect("it was started").code()
+    }
+
+    /// What ipamd keeps is gone, as after a reboot.
+    pub fn forget(&mut self) {
+        self.kill_ipamd();
+        sh(&format!("rm -rf {}/*", self.run_dir().display()));
+    }
+
+    /// EC2 goes away, or comes back: nobody finds the embedded VPC's control socket.
+    pub fn hide_cloud(&self, hidden: bool) {
+        let (there, away) =
+            (self.folder.path().join("control.sock"), self.folder.path().join("control.away"));
+        let (from, to) = if hidden { (&there, &away) } else { (&away, &there) };
+        fs::rename(from, to).expect("the control socket is there");
+    }
+
     /// ipamd's process id.
     pub fn ipamd_pid(&self) -> u32 {
         self.ipamd.as_ref().expect("ipamd runs").id()

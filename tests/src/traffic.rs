@@ -15,14 +15,19 @@ use std::time::Duration;
 /// How long an answer may take: namespaces of one machine answer in less than a millisecond.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Runs a closure on a thread inside a namespace.
+/// A namespace's path, of its path or its name.
+fn path_of(netns: &str) -> String {
+    if netns.starts_with('/') { netns.to_owned() } else { format!("/run/netns/{netns}") }
+}
+
+/// Runs a closure on a thread inside a namespace, which is given as its name or a path.
 pub fn inside<T: Send + 'static>(netns: &str, run: impl FnOnce() -> T + Send + 'static) -> T {
     spawn(netns, run).join().expect("the thread inside the namespace")
 }
 
 /// Starts a closure on a thread inside a namespace.
 pub fn spawn<T: Send + 'static>(netns: &str, run: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    let file = File::open(format!("/run/netns/{netns}")).expect("the namespace is there");
+    let file = File::open(path_of(netns)).expect("the namespace is there");
     thread::spawn(move || {
         setns(&file, CloneFlags::CLONE_NEWNET).expect("the namespace is entered");
         drop(file);
@@ -32,8 +37,7 @@ pub fn spawn<T: Send + 'static>(netns: &str, run: impl FnOnce() -> T + Send + 's
 
 /// Whether one ping is answered; `netns` is a name or a path, `source` the address to send from.
 pub fn ping(netns: &str, target: Ipv4Addr, source: Option<Ipv4Addr>) -> bool {
-    let net =
-        if netns.starts_with('/') { format!("--net={netns}") } else { format!("--net=/run/netns/{netns}") };
+    let net = format!("--net={}", path_of(netns));
     let (target, source) = (target.to_string(), source.map(|s| s.to_string()));
     let mut args = vec![net.as_str(), "ping", "-n", "-c1", "-W2"];
     if let Some(source) = &source {
