@@ -23,8 +23,12 @@ impl World {
 impl History {
     /// A DEL's reply misses its deadline: its plugin writes it down and goes.
     pub(crate) fn lose_del(&mut self) {
-        let dels: Vec<OpId> =
-            self.plugins.iter().filter(|(_, p)| p.add.is_none()).map(|(op, _)| *op).collect();
+        let dels: Vec<OpId> = self
+            .plugins
+            .iter()
+            .filter(|(_, p)| p.add.is_none() && p.check.is_none())
+            .map(|(op, _)| *op)
+            .collect();
         if dels.is_empty() {
             return;
         }

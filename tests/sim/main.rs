@@ -12,6 +12,7 @@
 
 mod graves;
 mod kernel;
+mod others;
 mod scheduler;
 mod world;
 

@@ -5,7 +5,6 @@
 
 use crate::kernel::WIRE_MESSAGES;
 use crate::world::{Fault, Lie, World};
-use eni_proto::error::Code;
 use eni_proto::ids::{AttachmentKey, NetnsCookie};
 use eni_proto::reply;
 use eni_proto::request::Mode;
@@ -13,10 +12,8 @@ use ipamd_core::capacity::Targets;
 use ipamd_core::cloud::EniObservation;
 use ipamd_core::host_net;
 use ipamd_core::invariant;
-use ipamd_core::kernel::{DYING_GROUP, FIRST_IFINDEX, HostKernel, Trigger};
-use ipamd_core::owner::event::{
-    AddAsk, CheckAsk, Completion, Effect, EffectId, EffectKind, Event, GcAsk, OpId, Outcome,
-};
+use ipamd_core::kernel::{DYING_GROUP, FIRST_IFINDEX, HostKernel};
+use ipamd_core::owner::event::{AddAsk, Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
 use ipamd_core::owner::{Owner, OwnerConfig};
 use ipamd_core::record::{AddressState, AttachmentState, EniState, Stored};
 use ipamd_core::time::Timestamp;
@@ -57,15 +54,15 @@ pub(crate) struct Plugin {
 /// What an answered ADD has promised.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Promise {
-    cookie: NetnsCookie,
-    address: Ipv4Addr,
+    pub(crate) cookie: NetnsCookie,
+    pub(crate) address: Ipv4Addr,
 }
 
 /// One random history.
 pub(crate) struct History {
     pub(crate) dice: Dice,
     pub(crate) world: World,
-    owner: Owner,
+    pub(crate) owner: Owner,
     pub(crate) now: Timestamp,
     pub(crate) next_op: u64,
     pub(crate) plugins: BTreeMap<OpId, Plugin>,
@@ -88,12 +85,13 @@ pub(crate) struct History {
     pub(crate) sandboxes: BTreeMap<u8, NetnsCookie>,
     next_cookie: u64,
     faults: bool,
-    /// Others have changed the host.
-    harmed: bool,
+    /// Others break the host in this history; otherwise the store's file is lost. Both at once leave links that nobody can
+    /// know: their records are gone, and so is what their aliases said.
+    pub(crate) harmed: bool,
     /// Host links that somebody has deleted.
-    linkless: BTreeSet<u32>,
+    pub(crate) linkless: BTreeSet<u32>,
     /// GCs that wait for their answer.
-    sweeps: BTreeSet<OpId>,
+    pub(crate) sweeps: BTreeSet<OpId>,
     pub(crate) trace: Vec<String>,
 }
 
@@ -141,7 +139,7 @@ impl History {
             sandboxes: BTreeMap::new(),
             next_cookie: 100,
             faults: !seed.is_multiple_of(4),
-            harmed: false,
+            harmed: seed % 2 == 1,
             linkless: BTreeSet::new(),
             sweeps: BTreeSet::new(),
             trace: Vec::new(),
@@ -197,44 +195,6 @@ impl History {
         }
     }
 
-    /// Others break something of the host; mostly an event tells of it, else the period finds it.
-    fn harm(&mut self) {
-        if self.world.blank {
-            return; // without its records, a link that lacks something is nobody's
-        }
-        let (what, which) = (self.dice.roll(16), self.dice.roll(8));
-        let trigger = if what == 15 {
-            self.delete_pair(which)
-        } else {
-            let addresses: Vec<Ipv4Addr> = self.owner.pool().addresses().map(|a| a.address).collect();
-            let address = (!addresses.is_empty()).then(|| addresses[self.dice.roll(addresses.len())]);
-            self.world.kernel.harm(what, which, address)
-        };
-        let Some(trigger) = trigger else { return };
-        self.harmed = true;
-        if matches!(what, 1 | 6) {
-            // Route and alias prove a link whole: without them one that is not stored as live yet is undone by a restart.
-            let stored = &self.world.stored.attachments;
-            let live = |key: &AttachmentKey| {
-                stored.iter().any(|r| r.key == *key && r.state == AttachmentState::Live)
-            };
-            self.promises.retain(|key, _| live(key));
-        }
-        self.say(&format!("harm {what} {which} {trigger:?}"));
-        if self.dice.chance(70) {
-            self.send(Event::HostChanged(BTreeSet::from([trigger])));
-        }
-    }
-
-    /// Somebody deletes the link of a promise: its address stays its own, and its sandbox is without it.
-    fn delete_pair(&mut self, which: usize) -> Option<Trigger> {
-        let (key, promise) = self.promises.iter().nth(which)?;
-        let record = self.owner.attachment(key).filter(|r| r.netns_cookie == promise.cookie)?;
-        let ifindex = record.host_ifindex;
-        self.linkless.insert(ifindex);
-        self.world.kernel.delete_pair(ifindex).then_some(Trigger::Link)
-    }
-
     pub(crate) fn send(&mut self, event: Event) {
         if self.world.tick(self.now) && self.dice.chance(70) {
             let outcome = self.owner.handle(Event::LinkSeen, self.now);
@@ -281,61 +241,6 @@ impl History {
                 self.promises.remove(&plugin.key);
             }
             _ => {}
-        }
-    }
-
-    /// A CHECK of an attachment that was live all the time and whose sandbox lives finds nothing, whatever reconciler
-    /// was running; a look that fails is no difference.
-    fn checked(&mut self, key: &AttachmentKey, promise: &Promise, answer: Option<reply::Outcome>) {
-        let stood = self.promises.get(key) == Some(promise);
-        let lives = self.world.kernel.sandbox_lives(promise.cookie);
-        if let Some(reply::Outcome::Failed(error)) = answer
-            && !self.harmed
-            && stood
-            && lives
-        {
-            assert_ne!(error.code, Code::Differs, "{error}\n{:#?}", self.trace);
-        }
-    }
-
-    fn ask_check(&mut self) {
-        if self.harmed || self.world.blank {
-            return self.wake(); // what others broke differs, and whose link they deleted may go
-        }
-        let of = self.dice.roll(self.promises.len().max(1));
-        let Some((key, promise)) = self.promises.iter().nth(of) else { return self.gc() };
-        let (key, promise) = (key.clone(), promise.clone());
-        self.next_op += 1;
-        let op = OpId(self.next_op);
-        self.say(&format!("CHECK {op:?} {key}"));
-        self.world.sandboxes.insert(op.0, promise.cookie);
-        let ask = CheckAsk {
-            key: key.clone(),
-            cookie: promise.cookie,
-            addresses: vec![promise.address],
-            deadline: self.now + Duration::from_secs(10),
-        };
-        let plugin = Plugin { key, add: None, cookie: None, asked: self.now, check: Some(promise) };
-        self.plugins.insert(op, plugin);
-        self.send(Event::Check { op, ask });
-        if self.dice.chance(30) {
-            self.gc();
-        }
-    }
-
-    /// A runtime that knows nobody: only what has lost its sandbox may go. `check_promise` sees what goes too much.
-    fn gc(&mut self) {
-        self.next_op += 1;
-        let op = OpId(self.next_op);
-        self.say(&format!("GC {op:?}"));
-        self.sweeps.insert(op);
-        let ask = GcAsk { network: "vpc".parse().expect("a name"), valid: Vec::new() };
-        self.send(Event::Gc { op, ask });
-    }
-
-    fn collected(&mut self, op: OpId, answer: Option<reply::Outcome>) {
-        if self.sweeps.remove(&op) {
-            self.say(&format!("collected {op:?} {answer:?}"));
         }
     }
 
@@ -451,7 +356,7 @@ impl History {
         }
     }
 
-    fn wake(&mut self) {
+    pub(crate) fn wake(&mut self) {
         let due = self.owner.next_deadline().filter(|_| self.dice.chance(70));
         let spans = [0, 5, 25, 400, 2_500];
         let span = Duration::from_millis(spans[self.dice.roll(spans.len())]);

@@ -258,7 +258,8 @@ impl Owner {
         let cause = failed
             .first()
             .map(|first| format!("{} of {steps} steps failed; the first: {first}", failed.len()));
-        self.steering_broken = concern::harm(done, failed, &done.wanted.pods);
+        let pods = if failed.is_empty() { Vec::new() } else { self.wanted().pods };
+        self.steering_broken = concern::harm(done, failed, &pods);
         let Some(unlaid) = concern::unlaid(done, failed) else {
             return self.pass_ended(pass, cause.map_or(Ok(()), Err), now);
         };

@@ -90,6 +90,9 @@ fn live() -> Bench {
     bench.hold_looks = true;
     bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
     bench.added(1);
+    // The host has it, or a pass would find it broken.
+    let link = whole(&bench).link;
+    bench.view.links.extend(link);
     bench
 }
 

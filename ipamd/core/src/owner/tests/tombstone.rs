@@ -110,7 +110,7 @@ fn a_tombstone_waits_for_the_add_that_is_being_wired_and_spares_it() {
     let tombstone = buried("a", Timestamp::from_millis(10), None);
     bench.send(Event::Tombstone { op: OpId(2), tombstone });
     assert_eq!(bench.reply(2), None);
-    bench.release_commits();
+    bench.release_wires();
     bench.added(1);
     assert_eq!(bench.reply(2), Some(&reply::Outcome::Done));
     assert!(is_live(&bench));
