@@ -275,7 +275,7 @@ fn unwatched(error: &impl std::error::Error) -> String {
 /// The thread that watches the host's network, for as long as the process lives: nothing waits for its end.
 fn watch_host(mut monitor: Monitor, done: CompletionSender) -> Result<(), StartError> {
     let watch = move || loop {
-        match monitor.next() {
+        match monitor.wait_for_changes() {
             Ok(triggers) => done.push(Finished::HostChanged(triggers)),
             Err(error) => return warn!(reason = %unwatched(&error), "the host is not watched any more"),
         }

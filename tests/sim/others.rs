@@ -112,7 +112,7 @@ impl History {
         self.send(Event::Gc { op, ask });
     }
 
-    pub(crate) fn collected(&mut self, op: OpId, answer: Option<reply::Outcome>) {
+    pub(crate) fn collected(&mut self, op: OpId, answer: Option<&reply::Outcome>) {
         if self.sweeps.remove(&op) {
             self.say(&format!("collected {op:?} {answer:?}"));
         }

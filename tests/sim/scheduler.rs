@@ -219,7 +219,7 @@ impl History {
         if let Some(buried) = self.graves.remove(&op) {
             return self.grave_answered(&buried, answer.as_ref());
         }
-        let Some(plugin) = self.plugins.remove(&op) else { return self.collected(op, answer) };
+        let Some(plugin) = self.plugins.remove(&op) else { return self.collected(op, answer.as_ref()) };
         self.say(&format!("answer {op:?} {} {}", plugin.key, answer.is_some()));
         if let Some(promise) = plugin.check {
             return self.checked(&plugin.key, &promise, answer);

@@ -202,7 +202,7 @@ impl World {
                 let sandbox = effect.op.and_then(|op| self.sandboxes.get(&op.0)).copied();
                 let sandbox = sandbox.ok_or_else(step_failed);
                 let seen = sandbox.and_then(|sandbox| self.kernel.look_at(spec, &sandbox));
-                Completion::Looked(seen)
+                Completion::Looked(seen.map(Box::new))
             }
             EffectKind::Unwire(spec) => {
                 let done = if refuse { Err(step_failed()) } else { self.kernel.unwire(spec) };

@@ -80,7 +80,7 @@ impl Monitor {
     }
 
     /// What others have changed since the last time: waits until there is something.
-    pub fn next(&mut self) -> Result<BTreeSet<Trigger>, MonitorError> {
+    pub fn wait_for_changes(&mut self) -> Result<BTreeSet<Trigger>, MonitorError> {
         loop {
             wait(&[&self.route, &self.netfilter])?;
             thread::sleep(GATHER);

@@ -94,7 +94,7 @@ fn carry_out(host: &mut Host, effect: EffectId, job: Job) -> Finished {
             return Finished::InSandbox { effect, op, completion: Completion::Wired(result), sandbox };
         }
         Job::Look { op, spec, sandbox } => {
-            let completion = Completion::Looked(host.look_at(&spec, &sandbox));
+            let completion = Completion::Looked(host.look_at(&spec, &sandbox).map(Box::new));
             // The owner answers or looks again: either way the descriptor is closed by the answer.
             return Finished::InSandbox { effect, op, completion, sandbox: Some(sandbox) };
         }

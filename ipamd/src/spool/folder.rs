@@ -75,14 +75,12 @@ impl Folder {
     /// Looks at all names, within the bound, and throws out what none of ours is.
     pub(super) fn look(&self, now: Timestamp) -> io::Result<Look> {
         let mut look = Look::default();
-        let mut seen = 0;
-        for entry in fs::read_dir(&self.path)? {
+        for (seen, entry) in fs::read_dir(&self.path)?.enumerate() {
             if seen == NAMES_MOST {
                 // Only what makes room lets the rest be reached: what cannot be thrown out must not be looked at for ever.
                 look.more = look.rejected > 0 || !look.names.is_empty();
                 break;
             }
-            seen += 1;
             let name = entry?.file_name();
             let text = name.to_str().unwrap_or_default();
             if let Some(of) = text.strip_suffix(SETTLING).filter(|of| spool::named(of) == Named::Tombstone) {
@@ -97,7 +95,7 @@ impl Folder {
                     look.rejected += self.reject(&self.path.join(&name), "it was never finished");
                 }
                 Named::Foreign => {
-                    look.rejected += self.reject(&self.path.join(&name), "it is no tombstone's")
+                    look.rejected += self.reject(&self.path.join(&name), "it is no tombstone's");
                 }
             }
         }
@@ -174,7 +172,7 @@ impl Folder {
         match removed {
             Ok(()) => warn!(path = %path.display(), reason = why, "thrown out of the spool"),
             Err(error) => {
-                warn!(path = %path.display(), reason = why, %error, "does not belong into the spool")
+                warn!(path = %path.display(), reason = why, %error, "does not belong into the spool");
             }
         }
         usize::from(removed_now(path))
@@ -334,8 +332,8 @@ mod tests {
         let name = put(&folder, &tombstone("c1", 5));
         let aside = folder.path().join(format!("{name}{SETTLING}"));
         fs::rename(folder.path().join(&name), &aside).unwrap();
-        assert_eq!(folder.look(NOW).unwrap().names, [name.clone()]);
-        assert_eq!(names(&folder), [name.clone()]);
+        assert_eq!(folder.look(NOW).unwrap().names, std::slice::from_ref(&name));
+        assert_eq!(names(&folder), std::slice::from_ref(&name));
         fs::write(&aside, "older").unwrap();
         folder.look(NOW).unwrap();
         assert_eq!(folder.read(&name).unwrap(), Found::Tombstone(tombstone("c1", 5)), "the newer one stays");

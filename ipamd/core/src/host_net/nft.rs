@@ -84,8 +84,9 @@ pub fn contents(text: &str) -> NftView {
             // A base chain's own line is no rule.
             ["}" | "type", ..] | [] => {}
             _ if line.starts_with("  ") => {
-                let rules = chain.and_then(|chain| view.rules.get_mut(chain));
-                rules.map(|count| *count += 1);
+                if let Some(count) = chain.and_then(|chain| view.rules.get_mut(chain)) {
+                    *count += 1;
+                }
             }
             _ => {}
         }

@@ -162,7 +162,7 @@ pub enum Completion {
     /// [`EffectKind::CheckSandboxes`].
     SandboxesChecked(Vec<(AttachmentId, PathSight)>),
     /// [`EffectKind::Look`]; a failed look is unknown, never empty.
-    Looked(Result<AttachmentView, HostStepError>),
+    Looked(Result<Box<AttachmentView>, HostStepError>),
     /// [`EffectKind::ApplyHost`]: all failures.
     HostApplied(Vec<HostStepError>),
     /// [`EffectKind::ObserveCloud`]; a failed or partial answer is unknown, never empty.

@@ -225,13 +225,13 @@ impl Owner {
             (Purpose::KillUnwire(id), Completion::Unwired(result)) => self.kill_unwired(&id, result, now),
             (Purpose::DelCommit(op), Completion::Committed(result)) => self.del_committed(op, result, now),
             (Purpose::Consult(op), Completion::Consulted(found)) => self.consulted(op, found, now),
-            (Purpose::Pulse, Completion::Committed(result)) => self.pulse_ended(result, now),
+            (Purpose::Pulse, Completion::Committed(result)) => self.pulse_ended(&result, now),
             (Purpose::Reap, Completion::Reaped(reaped)) => self.links_reaped(reaped, now),
             (Purpose::HostObserve(pass, looked), Completion::HostObserved(view)) => {
                 self.host_observed(pass, &looked, view, now);
             }
             (Purpose::SandboxCheck, Completion::SandboxesChecked(seen)) => self.sandboxes_checked(seen, now),
-            (Purpose::Look(op), Completion::Looked(seen)) => self.looked(op, seen, now),
+            (Purpose::Look(op), Completion::Looked(seen)) => self.looked(op, seen.map(|seen| *seen), now),
             (Purpose::GcLook(op), Completion::HostObserved(view)) => self.gc_looked(op, view, now),
             (Purpose::HostApply(pass, applying), Completion::HostApplied(failed)) => {
                 self.host_applied(pass, &applying, &failed, now);

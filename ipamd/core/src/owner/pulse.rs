@@ -66,7 +66,7 @@ impl Owner {
         }
     }
 
-    pub(super) fn pulse_ended(&mut self, result: Result<(), String>, now: Timestamp) {
+    pub(super) fn pulse_ended(&mut self, result: &Result<(), String>, now: Timestamp) {
         let Some(begun) = self.pulse.begun.take() else { return };
         self.pulse.late = false;
         if result.is_err() {

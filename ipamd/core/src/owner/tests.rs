@@ -224,7 +224,7 @@ impl Bench {
             }
             EffectKind::Look(_) => {
                 let last = self.wires.last().expect("something was wired");
-                Completion::Looked(Ok(check::view(self, last)))
+                Completion::Looked(Ok(Box::new(check::view(self, last))))
             }
             EffectKind::Unwire(_) => Completion::Unwired(Ok(())),
             EffectKind::Reap(links) => {

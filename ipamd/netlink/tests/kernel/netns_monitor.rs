@@ -24,7 +24,9 @@ impl Told<'_> {
     fn new<'a>(node: &'a Node, host: &Host) -> Told<'a> {
         let mut monitor = Monitor::open(host).unwrap();
         let (tell, events) = sync_channel(64);
-        std::thread::spawn(move || while monitor.next().is_ok_and(|told| tell.send(told).is_ok()) {});
+        std::thread::spawn(
+            move || while monitor.wait_for_changes().is_ok_and(|told| tell.send(told).is_ok()) {},
+        );
         Told { node, events, fences: 0 }
     }
 
@@ -102,7 +104,8 @@ fn what_others_do_is_told_as_the_fake_tells_it() {
         told.all();
         fake.take_told();
         let (pod, index) = (spec(1).host_name, spec(1).ifindex);
-        let damages: [(String, fn(&mut FakeKernel, u32)); 8] = [
+        type Damage = fn(&mut FakeKernel, u32);
+        let damages: [(String, Damage); 8] = [
             ("ip rule flush protocol 236".into(), |fake, _| fake.flush(Thing::Rule)),
             (format!("ip route flush table {PODS_TABLE}"), |fake, _| fake.flush(Thing::Route)),
             ("ip neigh flush nud permanent".into(), |fake, _| fake.flush(Thing::Neighbour)),

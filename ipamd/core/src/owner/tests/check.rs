@@ -104,7 +104,7 @@ fn check(bench: &mut Bench, op: u64) {
 fn looked(bench: &mut Bench, seen: Result<AttachmentView, HostStepError>) {
     let at = bench.held.iter().position(|e| matches!(e.kind, EffectKind::Look(_))).expect("a look is held");
     let effect = bench.held.remove(at);
-    bench.send(Event::Done { effect: effect.id, completion: Completion::Looked(seen) });
+    bench.send(Event::Done { effect: effect.id, completion: Completion::Looked(seen.map(Box::new)) });
 }
 
 fn whole(bench: &Bench) -> AttachmentView {

@@ -116,7 +116,8 @@ fn with_a_pod() -> (Stored, HostView) {
 #[test]
 fn a_failed_step_that_pods_which_run_need_is_51_and_others_are_not() {
     let (stored, view) = with_a_pod();
-    let steps: [(fn(&HostStep) -> bool, Option<Code>); 5] = [
+    type Refused = fn(&HostStep) -> bool;
+    let steps: [(Refused, Option<Code>); 5] = [
         (|step| matches!(step, HostStep::ReplaceNft { .. }), Some(Code::Impaired)),
         (|step| matches!(step, HostStep::AddRule { .. }), Some(Code::Impaired)),
         (|step| matches!(step, HostStep::SetNeighbour(_)), Some(Code::Impaired)),

@@ -65,7 +65,8 @@ fn a_repair_is_told_with_what_told_of_it_and_laying_is_none() {
     let mut first = first.take_while(|n| !matches!(n, Note::HostApplied { .. }));
     assert!(!first.any(|n| matches!(n, Note::Repaired { .. })), "what a start lays is no repair");
     let mut bench = whole(2, &["a"]);
-    let damages: [(Trigger, Thing, fn(&mut HostView)); 6] = [
+    type Damage = fn(&mut HostView);
+    let damages: [(Trigger, Thing, Damage); 6] = [
         (Trigger::Rule, Thing::Rule, |v| v.rules.clear()),
         (Trigger::Route, Thing::Route, |v| v.pods_routes.clear()),
         (Trigger::Nftables, Thing::Nftables, |v| v.nft = None),

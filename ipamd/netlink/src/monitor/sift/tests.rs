@@ -87,7 +87,7 @@ fn what_others_do_to_a_link_is_told_once_and_its_repair_is_not() {
                 continue; // an ENI has no alias of ours
             }
             let mut sift = Sift::default();
-            sift.begin(&[whole.clone()]);
+            sift.begin(std::slice::from_ref(&whole));
             let mut broken = whole.clone();
             change(&mut broken);
             assert!(sift.link(&broken), "{number}: {broken:?}");
