@@ -6,7 +6,7 @@
 
 use super::commit::RecordId;
 use super::del::LinkFate;
-use super::event::{AddAsk, DyingReason, EffectKind, Ending, Note, OpId, Phases, Verb};
+use super::event::{AddAsk, DyingReason, EffectKind, Ending, Note, OpId, Verb};
 use super::outside::{alias, result, wire_refusal};
 use super::{Op, Owner, Phase, Purpose, names};
 use crate::kernel::{DYING_GROUP, FIRST_IFINDEX, POD_GROUP, WireError, WireSpec};
@@ -35,19 +35,8 @@ pub(super) struct Making {
 
 impl Owner {
     pub(super) fn add(&mut self, id: OpId, ask: AddAsk, now: Timestamp) {
-        let op = Op {
-            key: ask.key.clone(),
-            verb: Verb::Add,
-            ask: Some(ask),
-            tombstone: None,
-            why: DyingReason::Replaced,
-            phase: Phase::Queued,
-            arrived: now,
-            begun: None,
-            phases: Phases::default(),
-            cancelled: false,
-            tries: 0,
-        };
+        let new = Op::new(ask.key.clone(), Verb::Add, DyingReason::Replaced, now);
+        let op = Op { ask: Some(ask), ..new };
         let refusal = self.refuse_add(&op);
         let first = self.enter(id, op);
         if self.draining {

@@ -5,7 +5,7 @@
 //! laid. Never waits for EC2, changes nothing, and repairs nothing. What is compared is in `crate::check`.
 
 use super::attachments::Slot;
-use super::event::{CheckAsk, DyingReason, EffectKind, Ending, OpId, Phases, Verb};
+use super::event::{CheckAsk, DyingReason, EffectKind, Ending, OpId, Verb};
 use super::outside::alias;
 use super::{Op, Owner, Phase, Purpose};
 use crate::check::{Difference, Expected, ExpectedEni, nft_part};
@@ -41,19 +41,8 @@ enum Stage {
 
 impl Owner {
     pub(super) fn check(&mut self, id: OpId, ask: CheckAsk, now: Timestamp) {
-        let op = Op {
-            key: ask.key.clone(),
-            verb: Verb::Check,
-            ask: None,
-            tombstone: None,
-            why: DyingReason::Del,
-            phase: Phase::Queued,
-            arrived: now,
-            begun: None,
-            phases: Phases::default(),
-            cancelled: false,
-            tries: 0,
-        };
+        // It undoes nothing.
+        let op = Op::new(ask.key.clone(), Verb::Check, DyingReason::Del, now);
         let full = self.ops.len() >= self.config.max_waiters;
         self.checks.insert(id, Checking { ask, stage: Stage::Waiting, looks: 0, found: Vec::new() });
         let first = self.enter(id, op);

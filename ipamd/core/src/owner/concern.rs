@@ -1,7 +1,8 @@
 //! What a failed step on the host's network is about, and so what is not to be given out until it is taken.
 //!
-//! Owns that reading, and the other one: whether pods that run lack something by it. One step that keeps failing must not take the whole node out of service; what every pod's
-//! packets need does. Does not plan and does not retry: the pass has failed, and the next one plans it again.
+//! Owns that reading, and the other one: whether pods that run lack something by it. One step that keeps failing must not
+//! take the whole node out of service; what every pod's packets need does. Does not plan and does not retry: the pass has
+//! failed, and the next one plans it again.
 
 use super::host::Applying;
 use crate::host_net::WantedPod;

@@ -4,7 +4,7 @@
 //! joins the dying group; when both have ended the reaper has the link. DEL, a tombstone, a failed ADD, a replaced attachment and
 //! the start all use it. Never deletes a link: a synchronous delete costs 12 to 24 ms.
 
-use super::event::{DyingReason, EffectKind, Ending, Note, OpId, Phases, Verb};
+use super::event::{DyingReason, EffectKind, Ending, Note, OpId, Verb};
 use super::reaper::ReapItem;
 use super::{Op, Owner, Phase, Purpose};
 use crate::kernel::{HostStepError, UnwireSpec};
@@ -41,20 +41,7 @@ pub(super) enum LinkFate {
 impl Owner {
     pub(super) fn del(&mut self, id: OpId, key: AttachmentKey, now: Timestamp) {
         self.cancel_waiting_add(&key, now);
-        let op = Op {
-            key,
-            verb: Verb::Del,
-            ask: None,
-            tombstone: None,
-            why: DyingReason::Del,
-            phase: Phase::Queued,
-            arrived: now,
-            begun: None,
-            phases: Phases::default(),
-            cancelled: false,
-            tries: 0,
-        };
-        if self.enter(id, op) {
+        if self.enter(id, Op::new(key, Verb::Del, DyingReason::Del, now)) {
             self.begin_del(id, now);
         }
     }

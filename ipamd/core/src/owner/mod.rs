@@ -108,6 +108,25 @@ struct Op {
     tries: u8,
 }
 
+impl Op {
+    /// One that has just come; `why` is what an attachment that it undoes dies of.
+    fn new(key: AttachmentKey, verb: Verb, why: DyingReason, now: Timestamp) -> Op {
+        Op {
+            key,
+            verb,
+            ask: None,
+            tombstone: None,
+            why,
+            phase: Phase::Queued,
+            arrived: now,
+            begun: None,
+            phases: Phases::default(),
+            cancelled: false,
+            tries: 0,
+        }
+    }
+}
+
 /// How far an operation is.
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {

@@ -6,7 +6,7 @@
 //! tombstone. The reply to a tombstone is the shell's leave to unlink it: success only after the commit. Does not read
 //! the spool.
 
-use super::event::{DyingReason, EffectKind, Ending, Note, OpId, Phases, Verb};
+use super::event::{DyingReason, EffectKind, Ending, Note, OpId, Verb};
 use super::{Op, Owner, Phase, Purpose};
 use crate::record::AttachmentRecord;
 use crate::time::Timestamp;
@@ -16,19 +16,8 @@ use eni_proto::reply;
 
 impl Owner {
     pub(super) fn tombstone(&mut self, id: OpId, tombstone: Buried, now: Timestamp) {
-        let op = Op {
-            key: tombstone.key.clone(),
-            verb: Verb::Del,
-            ask: None,
-            tombstone: Some(tombstone),
-            why: DyingReason::Tombstone,
-            phase: Phase::Queued,
-            arrived: now,
-            begun: None,
-            phases: Phases::default(),
-            cancelled: false,
-            tries: 0,
-        };
+        let new = Op::new(tombstone.key.clone(), Verb::Del, DyingReason::Tombstone, now);
+        let op = Op { tombstone: Some(tombstone), ..new };
         if self.enter(id, op) {
             self.begin_del(id, now);
         }
