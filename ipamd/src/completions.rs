@@ -3,7 +3,7 @@
 //! Owns one bounded queue and one wake-up, which is the main loop's own eventfd (the runtime's). A burst wakes the loop
 //! once, and so do two completions that are of use only together. Does not interpret what was finished.
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crate::queue::{Receiver, Sender, bounded};
 use eni_proto::spool::Tombstone;
 use ipamd_core::kernel::Trigger;
 use ipamd_core::owner::event::{Completion, EffectId, OpId};

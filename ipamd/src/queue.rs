@@ -1,12 +1,16 @@
-//! Bounded queues to the threads that carry effects out.
+//! Bounded queues between the main loop and the threads that carry effects out.
 //!
 //! Owns the waiting: a receiver that finds nothing sleeps at once, and is woken only when it sleeps, so that one item
 //! costs two system calls. A channel that spins and yields before it sleeps costs three times as many, for nothing:
-//! one at a time, the next item is always further away than any spin. Sending never waits; the lock is held for a move.
+//! one at a time, the next item is always further away than any spin. An empty queue has no memory: channels that lay out
+//! all of their room beforehand were a quarter of an idle daemon's. The lock is held for a move.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// The room that an empty queue keeps.
+const KEPT: usize = 64;
 
 #[derive(Debug)]
 struct State<T> {
@@ -14,6 +18,8 @@ struct State<T> {
     senders: usize,
     receivers: usize,
     sleeping: usize,
+    /// Senders that wait for room.
+    blocked: usize,
 }
 
 #[derive(Debug)]
@@ -21,6 +27,16 @@ struct Shared<T> {
     capacity: usize,
     state: Mutex<State<T>>,
     arrived: Condvar,
+    room: Condvar,
+}
+
+/// What [`Receiver::try_recv`] has found when there is no item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nothing {
+    /// Nothing yet.
+    Yet,
+    /// Nothing any more: every sender is gone.
+    More,
 }
 
 impl<T> Shared<T> {
@@ -40,15 +56,30 @@ pub struct Receiver<T>(Arc<Shared<T>>);
 
 /// A queue of at most `capacity` items.
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    let state = State { items: VecDeque::new(), senders: 1, receivers: 1, sleeping: 0 };
-    let shared = Arc::new(Shared { capacity, state: Mutex::new(state), arrived: Condvar::new() });
+    let state = State { items: VecDeque::new(), senders: 1, receivers: 1, sleeping: 0, blocked: 0 };
+    let (arrived, room) = (Condvar::new(), Condvar::new());
+    let shared = Arc::new(Shared { capacity, state: Mutex::new(state), arrived, room });
     (Sender(shared.clone()), Receiver(shared))
 }
 
 impl<T> Sender<T> {
     /// Puts an item in; hands it back when the queue is full or nobody is left to take it.
     pub fn try_send(&self, item: T) -> Result<(), T> {
+        self.put(self.0.state(), item)
+    }
+
+    /// Puts an item in once there is room; hands it back when nobody is left to take it.
+    pub fn send(&self, item: T) -> Result<(), T> {
         let mut state = self.0.state();
+        while state.items.len() >= self.0.capacity && state.receivers > 0 {
+            state.blocked += 1;
+            state = self.0.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.blocked -= 1;
+        }
+        self.put(state, item)
+    }
+
+    fn put(&self, mut state: MutexGuard<'_, State<T>>, item: T) -> Result<(), T> {
         if state.items.len() >= self.0.capacity || state.receivers == 0 {
             return Err(item);
         }
@@ -74,7 +105,34 @@ impl<T> Receiver<T> {
             state = self.0.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.sleeping -= 1;
         }
-        state.items.pop_front()
+        let item = state.items.pop_front();
+        self.taken(state);
+        item
+    }
+
+    /// Takes an item if there is one.
+    pub fn try_recv(&self) -> Result<T, Nothing> {
+        let mut state = self.0.state();
+        match state.items.pop_front() {
+            Some(item) => {
+                self.taken(state);
+                Ok(item)
+            }
+            None if state.senders == 0 => Err(Nothing::More),
+            None => Err(Nothing::Yet),
+        }
+    }
+
+    /// Something was taken: there is room for who waits for it, and what a burst took of memory is given back.
+    fn taken(&self, mut state: MutexGuard<'_, State<T>>) {
+        if state.items.is_empty() && state.items.capacity() > KEPT {
+            state.items.shrink_to(KEPT);
+        }
+        let blocked = state.blocked > 0;
+        drop(state);
+        if blocked {
+            self.0.room.notify_all();
+        }
     }
 
     /// Waits as [`Receiver::recv`] does, then takes all that is there, at most `most`; nothing at the end.
@@ -84,6 +142,7 @@ impl<T> Receiver<T> {
             let mut state = self.0.state();
             let more = state.items.len().min(most.saturating_sub(1));
             taken.extend(state.items.drain(..more));
+            self.taken(state);
         }
         taken
     }
@@ -99,6 +158,7 @@ impl<T> Receiver<T> {
         state.sleeping -= 1;
         let more = state.items.len().min(most);
         let taken: Vec<T> = state.items.drain(..more).collect();
+        self.taken(state);
         (!timed_out.timed_out()).then_some(taken)
     }
 }
@@ -135,6 +195,7 @@ impl<T> Drop for Receiver<T> {
         // What nobody will take is dropped now: it may hold a descriptor.
         let left = if state.receivers == 0 { std::mem::take(&mut state.items) } else { VecDeque::new() };
         drop(state);
+        self.0.room.notify_all();
         drop(left);
     }
 }
@@ -171,6 +232,43 @@ mod tests {
         drop(other);
         assert_eq!(Arc::strong_count(&held), 1, "what was left is dropped");
         assert!(sender.try_send(held).is_err());
+    }
+
+    #[test]
+    fn a_sender_waits_for_room_and_not_for_nobody() {
+        let (sender, receiver) = bounded(2);
+        let other = sender.clone();
+        let sending = thread::spawn(move || (0..100).try_for_each(|n| other.send(n)));
+        let mut taken = Vec::new();
+        while taken.len() < 100 {
+            match receiver.try_recv() {
+                Ok(item) => taken.push(item),
+                Err(nothing) => {
+                    assert_eq!(nothing, Nothing::Yet);
+                    thread::yield_now();
+                }
+            }
+        }
+        sending.join().unwrap().unwrap();
+        assert_eq!(taken, (0..100).collect::<Vec<_>>());
+        sender.send(1).unwrap();
+        sender.send(2).unwrap();
+        let last = thread::spawn(move || sender.send(3));
+        drop(receiver);
+        assert_eq!(last.join().unwrap(), Err(3), "nobody is left");
+        let (sender, receiver) = bounded::<u8>(1);
+        drop(sender);
+        assert_eq!(receiver.try_recv(), Err(Nothing::More));
+    }
+
+    #[test]
+    fn what_a_burst_took_of_memory_is_given_back() {
+        let (sender, receiver) = bounded(4096);
+        for n in 0..4096 {
+            sender.try_send(n).unwrap();
+        }
+        while receiver.try_recv().is_ok() {}
+        assert!(receiver.0.state().items.capacity() <= KEPT);
     }
 
     #[test]

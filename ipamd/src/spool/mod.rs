@@ -12,7 +12,7 @@ mod stamp;
 use crate::clock;
 use crate::completions::{CompletionSender, Finished, Wake};
 use crate::metrics::{Metrics, TombstoneOutcome};
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crate::queue::{Nothing, Receiver, Sender, bounded};
 use eni_proto::ids::{AttachmentKey, BootId};
 use eni_proto::spool::Tombstone;
 use folder::{Folder, Found};
@@ -81,7 +81,7 @@ impl SpoolSender {
     /// Queues a job; hands it back when the queue is full.
     pub fn submit(&self, job: Job) -> Result<(), Box<Job>> {
         let queue = self.queue.as_ref().expect("it is there until the drop");
-        queue.try_send(job).map_err(|refused| Box::new(refused.into_inner()))?;
+        queue.try_send(job).map_err(|refused| Box::new(refused))?;
         self.wake();
         Ok(())
     }
@@ -179,8 +179,8 @@ impl SpoolThread {
             loop {
                 match self.jobs.try_recv() {
                     Ok(job) => self.carry_out(job),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return,
+                    Err(Nothing::Yet) => break,
+                    Err(Nothing::More) => return,
                 }
             }
             let now = clock::now();
