@@ -290,5 +290,5 @@ fn refused(made: bool) -> WireError {
 }
 
 fn step_failed() -> HostStepError {
-    HostStepError { index: None, step: "a step".into(), cause: "ENOBUFS".into() }
+    HostStepError { index: None, step: "a step".into(), cause: "ENOBUFS".into(), gone: false }
 }

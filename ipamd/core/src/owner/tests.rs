@@ -60,6 +60,8 @@ struct Bench {
     /// What the spool answers.
     spool: Result<Option<Buried>, String>,
     /// The stamps that were written: when their round trips began.
+    /// It refuses them because their link is gone.
+    gone: bool,
     stamps: Vec<Timestamp>,
     /// The store does not answer.
     hold_commits: bool,
@@ -151,6 +153,7 @@ impl Bench {
         };
         bench.settle(outcome);
         bench
+            gone: false,
     }
 
     fn cloud(&self) -> CloudObservation {
@@ -246,7 +249,7 @@ impl Bench {
                 };
                 let failed = refused.map(error).collect();
                 if self.mends {
-                    let taken = steps.iter().cloned();
+                    let taken = steps.iter().filter(|step| !(self.refuses)(step)).cloned();
                     let planned = taken.map(|step| Planned { step, reason: Reason::Missing });
                     take(&mut self.view, &planned.collect::<Vec<_>>());
                 }
@@ -255,6 +258,7 @@ impl Bench {
             }
             EffectKind::CheckSandboxes(asked) => {
                 let seen = asked.into_iter().map(|(id, _)| {
+                    gone: self.gone,
                     let sight = self.paths.get(&id.key).copied().unwrap_or(PathSight::Namespace);
                     (id, sight)
                 });

@@ -3,11 +3,11 @@
 use super::*;
 use crate::host_net;
 use crate::host_net::foreign::ReportKind;
-use crate::kernel::{Alias, POD_GROUP, POD_INET, PROTOCOL, RuleView, Thing, Trigger};
+use crate::kernel::{Alias, POD_GROUP, POD_INET, PROTOCOL, RouteAction, RouteView, RuleView, Thing, Trigger};
 use std::collections::BTreeSet;
 
 /// A node on which all is laid, with one pod per name.
-fn whole(addresses: u8, pods: &[&str]) -> Bench {
+pub(super) fn whole(addresses: u8, pods: &[&str]) -> Bench {
     let mut bench = Bench::new(addresses);
     bench.mends = true;
     for (number, name) in pods.iter().enumerate() {
@@ -118,6 +118,61 @@ fn who_undoes_a_repair_each_time_is_told_and_waited_out() {
     }
     assert_eq!(bench.owner.host_reports()[ReportKind::Contested.name()], 0, "it is given up, all is well");
     assert!(!bench.owner.health().reasons.iter().any(|r| r.contains("undoes")));
+}
+
+#[test]
+fn a_fight_over_one_thing_keeps_nothing_else_waiting() {
+    let mut bench = whole(2, &["a"]);
+    let mut waited = 0;
+    while waited < 2 {
+        bench.view.rules.clear();
+        changed(&mut bench, Trigger::Rule);
+        bench.pass(Duration::from_secs(3));
+        waited = if bench.view.rules.is_empty() { waited + 1 } else { 0 };
+    }
+    // The wait is eight seconds or more by now, and no more than six of them are over.
+    let waits = bench.now;
+    bench.notes.clear();
+    bench.view.pods_routes.clear();
+    changed(&mut bench, Trigger::Route);
+    changed(&mut bench, Trigger::Rule);
+    while !bench.view.pods_routes.iter().any(|r| matches!(r.action, RouteAction::Device { .. })) {
+        bench.pass(Duration::from_millis(50));
+    }
+    assert!(bench.now - waits <= Duration::from_secs(1));
+    assert!(
+        repairs(&mut bench)
+            .iter()
+            .any(|(trigger, thing, _)| (*trigger, *thing) == (Trigger::Route, Thing::Route))
+    );
+}
+
+#[test]
+fn what_was_broken_of_an_add_that_is_being_recorded_is_repaired_when_it_is() {
+    let mut bench = whole(2, &["a"]);
+    bench.hold_commits = true;
+    bench.send(Event::Add { op: OpId(1), ask: ask("b", 9) });
+    let spec = bench.wires.last().unwrap().clone();
+    let links = bench.view.links.len();
+    appear(&mut bench);
+    assert_eq!(bench.view.links.len(), links + 1);
+    let to_pod = |route: &RouteView| route.action == RouteAction::Device { ifindex: spec.ifindex };
+    assert!(!bench.view.pods_routes.iter().any(to_pod), "somebody has flushed it");
+    bench.applied.clear();
+    changed(&mut bench, Trigger::Route);
+    assert_eq!(bench.reply(1), None);
+    assert!(!bench.view.pods_routes.iter().any(to_pod), "it is not judged while it is made");
+    bench.release_commits();
+    bench.added(1);
+    assert!(bench.view.pods_routes.iter().any(to_pod), "without any further event: {:?}", bench.applied);
+    let told = repairs(&mut bench);
+    assert!(told.contains(&(Trigger::Route, Thing::Route, Reason::Missing)), "{told:?}");
+    // Nobody changed anything meanwhile: nothing is looked at.
+    bench.hold_host = true;
+    bench.send(Event::Del { op: OpId(2), key: key("b") });
+    bench.held.clear();
+    bench.send(Event::Add { op: OpId(3), ask: ask("c", 10) });
+    assert!(bench.held.is_empty(), "{:?}", bench.held);
 }
 
 #[test]
