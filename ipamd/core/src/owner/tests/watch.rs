@@ -196,11 +196,22 @@ fn a_link_that_is_gone_breaks_its_attachment_and_frees_nothing() {
 }
 
 #[test]
-fn a_link_that_was_changed_in_everything_is_neither_broken_nor_touched() {
+fn a_link_that_was_changed_in_all_but_its_group_is_repaired() {
     let mut bench = whole(2, &["a"]);
-    let index = bench.view.links.len() - 1;
-    let link = &mut bench.view.links[index];
-    (link.name, link.alias, link.mac) = ("theirs".into(), String::new(), None);
+    let before = bench.view.clone();
+    let link = bench.view.links.last_mut().unwrap();
+    (link.name, link.alias, link.mac) = ("theirs".into(), "theirs".into(), None);
+    changed(&mut bench, Trigger::Link);
+    assert_eq!(bench.view, before);
+    let told: BTreeSet<Thing> = repairs(&mut bench).into_iter().map(|(_, thing, _)| thing).collect();
+    assert_eq!(told, BTreeSet::from([Thing::Alias, Thing::Mac, Thing::Name]));
+}
+
+#[test]
+fn a_link_that_was_changed_in_everything_is_neither_broken_nor_touched_and_told() {
+    let mut bench = whole(2, &["a"]);
+    let link = bench.view.links.last_mut().unwrap();
+    (link.name, link.alias, link.mac, link.group) = ("theirs".into(), String::new(), None, 0);
     bench.view.rules.push(RuleView {
         priority: 100,
         table: 100,
@@ -211,7 +222,9 @@ fn a_link_that_was_changed_in_everything_is_neither_broken_nor_touched() {
     changed(&mut bench, Trigger::Link);
     assert_eq!(state(&bench, "a"), Some(AttachmentState::Live));
     assert!(bench.applied.is_empty(), "{:?}", bench.applied);
-    assert_eq!(bench.owner.host_reports()[ReportKind::Rule.name()], 1);
+    let reports = bench.owner.host_reports();
+    assert_eq!((reports[ReportKind::Rule.name()], reports[ReportKind::Link.name()]), (1, 1));
+    assert!(bench.owner.health().reasons.iter().any(|r| r.contains("link theirs")), "it is told");
 }
 
 #[test]
