@@ -499,5 +499,29 @@ fn draining_closes_adds_without_a_reply_and_serves_dels() {
     assert_eq!(bench.replies.last(), Some(&(OpId(2), None)));
     bench.send(Event::Del { op: OpId(3), key: key("a") });
     assert_eq!(bench.reply(3), Some(&reply::Outcome::Done));
+#[test]
+fn an_address_that_ec2_took_from_its_holder_is_given_to_nobody_after_it() {
+    let mut bench = Bench::new(2);
+    for (op, name) in [(1, "a"), (2, "b")] {
+        bench.send(Event::Add { op: OpId(op), ask: ask(name, op) });
+    }
+    let taken = bench.added(2).ips[0].address.clone();
+    assert_eq!(taken, "10.0.1.21/32");
+    // Somebody unassigns it, while it is held.
+    bench.addresses = 1;
+    bench.pass(Duration::from_secs(30));
+    bench.send(Event::Del { op: OpId(3), key: key("b") });
+    bench.pass(Duration::from_millis(200));
+    // It has cooled down at the same moment in which the next look is due, and the ADD comes before that.
+    bench.now = bench.now + Duration::from_millis(29_800);
+    bench.send(Event::Add { op: OpId(4), ask: ask("c", 4) });
+    assert!(!matches!(bench.reply(4), Some(reply::Outcome::Added(_))), "{:?}", bench.reply(4));
+    for _ in 0..3 {
+        bench.pass(Duration::from_secs(30));
+    }
+    assert!(!matches!(bench.reply(4), Some(reply::Outcome::Added(_))), "{:?}", bench.reply(4));
+    assert_eq!(bench.owner.pool().addresses().count(), 1, "it is dropped");
+}
+
     assert!(bench.owner.is_idle());
 }
