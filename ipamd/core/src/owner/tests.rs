@@ -3,6 +3,7 @@
 
 mod check;
 mod gc;
+mod grow;
 mod host;
 mod start;
 mod status;
@@ -46,6 +47,8 @@ struct Bench {
     view: HostView,
     /// The cloud does not answer.
     no_cloud: bool,
+    /// How often EC2 was looked at.
+    looks: usize,
     reaped: Vec<crate::kernel::ReapLink>,
     /// No link can be deleted.
     links_stay: bool,
@@ -57,14 +60,16 @@ struct Bench {
     notes: Vec<Note>,
     /// Which steps the kernel refuses.
     refuses: fn(&HostStep) -> bool,
+    /// It refuses them because their link is gone.
+    gone: bool,
     /// What the spool answers.
     spool: Result<Option<Buried>, String>,
     /// The stamps that were written: when their round trips began.
-    /// It refuses them because their link is gone.
-    gone: bool,
     stamps: Vec<Timestamp>,
     /// The store does not answer.
     hold_commits: bool,
+    /// What EC2 lets the node do; `None` when nothing is to be changed there.
+    ec2: Option<grow::Ec2>,
 }
 
 fn host() -> HostView {
@@ -140,6 +145,7 @@ impl Bench {
             wires: Vec::new(),
             view,
             no_cloud,
+            looks: 0,
             reaped: Vec::new(),
             links_stay: false,
             applied: Vec::new(),
@@ -147,13 +153,14 @@ impl Bench {
             paths: BTreeMap::new(),
             notes: Vec::new(),
             refuses,
+            gone: false,
             spool: Ok(None),
             stamps: Vec::new(),
             hold_commits: false,
+            ec2: None,
         };
         bench.settle(outcome);
         bench
-            gone: false,
     }
 
     fn cloud(&self) -> CloudObservation {
@@ -165,9 +172,12 @@ impl Bench {
                 primary_mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
             },
-            limits: InstanceLimits { enis: 1, addresses_per_eni: u32::from(self.addresses) + 1 },
+            limits: InstanceLimits {
+                enis: self.ec2.as_ref().map_or(1, |_| 3),
+                addresses_per_eni: u32::from(self.addresses) + 1,
+            },
             tagged: true,
-            enis: vec![EniObservation {
+            enis: std::iter::once(EniObservation {
                 id: "eni-1".parse().unwrap(),
                 mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 subnet: "subnet-1".parse().unwrap(),
@@ -181,7 +191,9 @@ impl Bench {
                 }),
                 security_groups: Vec::new(),
                 tags: BTreeMap::new(),
-            }],
+            })
+            .chain(self.ec2.iter().flat_map(|ec2| ec2.enis.clone()))
+            .collect(),
         }
     }
 
@@ -246,6 +258,7 @@ impl Bench {
                     index: Some(index),
                     step: format!("{step:?}"),
                     cause: "no".into(),
+                    gone: self.gone,
                 };
                 let failed = refused.map(error).collect();
                 if self.mends {
@@ -258,15 +271,20 @@ impl Bench {
             }
             EffectKind::CheckSandboxes(asked) => {
                 let seen = asked.into_iter().map(|(id, _)| {
-                    gone: self.gone,
                     let sight = self.paths.get(&id.key).copied().unwrap_or(PathSight::Namespace);
                     (id, sight)
                 });
                 Completion::SandboxesChecked(seen.collect())
             }
             EffectKind::ObserveCloud { .. } if self.no_cloud => Completion::CloudObserved(Err("away".into())),
-            EffectKind::ObserveCloud { .. } => Completion::CloudObserved(Ok(self.cloud())),
-            EffectKind::Mutate(mutation) => panic!("one full ENI is all: {mutation:?}"),
+            EffectKind::ObserveCloud { .. } => {
+                self.looks += 1;
+                Completion::CloudObserved(Ok(self.cloud()))
+            }
+            EffectKind::Mutate(mutation) => match &mut self.ec2 {
+                Some(ec2) => Completion::Mutated(ec2.mutate(mutation)),
+                None => panic!("one full ENI is all: {mutation:?}"),
+            },
             EffectKind::Consult(_) => Completion::Consulted(self.spool.clone()),
             EffectKind::Stamp { renewed, .. } => return self.stamps.push(renewed),
             EffectKind::WatchLinks(_) => return,
@@ -482,24 +500,6 @@ fn a_del_waits_for_an_add_that_is_being_wired_and_ends_those_behind_it() {
 }
 
 #[test]
-fn a_full_pool_says_so_at_once() {
-    let mut bench = Bench::new(1);
-    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
-    bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
-    let text = bench.error(2).to_string();
-    assert!(text.contains("1 addresses are allocated") && text.contains("carries 1 ENIs"), "{text}");
-}
-
-#[test]
-fn draining_closes_adds_without_a_reply_and_serves_dels() {
-    let mut bench = Bench::new(4);
-    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
-    bench.send(Event::Drain);
-    bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
-    assert_eq!(bench.replies.last(), Some(&(OpId(2), None)));
-    bench.send(Event::Del { op: OpId(3), key: key("a") });
-    assert_eq!(bench.reply(3), Some(&reply::Outcome::Done));
-#[test]
 fn an_address_that_ec2_took_from_its_holder_is_given_to_nobody_after_it() {
     let mut bench = Bench::new(2);
     for (op, name) in [(1, "a"), (2, "b")] {
@@ -523,5 +523,23 @@ fn an_address_that_ec2_took_from_its_holder_is_given_to_nobody_after_it() {
     assert_eq!(bench.owner.pool().addresses().count(), 1, "it is dropped");
 }
 
+#[test]
+fn a_full_pool_says_so_at_once() {
+    let mut bench = Bench::new(1);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
+    let text = bench.error(2).to_string();
+    assert!(text.contains("1 addresses are allocated") && text.contains("carries 1 ENIs"), "{text}");
+}
+
+#[test]
+fn draining_closes_adds_without_a_reply_and_serves_dels() {
+    let mut bench = Bench::new(4);
+    bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+    bench.send(Event::Drain);
+    bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
+    assert_eq!(bench.replies.last(), Some(&(OpId(2), None)));
+    bench.send(Event::Del { op: OpId(3), key: key("a") });
+    assert_eq!(bench.reply(3), Some(&reply::Outcome::Done));
     assert!(bench.owner.is_idle());
 }
