@@ -297,7 +297,7 @@ impl Shell {
         let step = "look at the attachment";
         let Some((op, sandbox)) = op.and_then(|op| Some((op, self.sandboxes.remove(&op)?))) else {
             let cause = "its sandbox's socket is closed".to_owned();
-            let error = HostStepError { index: None, step: step.to_owned(), cause };
+            let error = HostStepError { index: None, step: step.to_owned(), cause, gone: false };
             return Some(Completion::Looked(Err(error)));
         };
         let refused = self.executors.netlink.submit(id, Job::Look { op, spec, sandbox }, wake).err();
@@ -353,6 +353,7 @@ fn step_queue_full(step: &str) -> HostStepError {
         index: None,
         step: step.to_owned(),
         cause: "the netlink threads' queue is full".to_owned(),
+        gone: false,
     }
 }
 

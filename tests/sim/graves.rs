@@ -3,7 +3,7 @@
 //! Owns when a DEL is written down, when its tombstone is handed over, and what its end must mean. The time of a
 //! tombstone is that of its DEL's beginning, as the plugin writes it.
 
-use crate::scheduler::{History, key};
+use crate::scheduler::{CONTAINERS, History, key};
 use crate::world::World;
 use eni_proto::ids::{AttachmentKey, NetnsCookie};
 use eni_proto::reply;
@@ -47,12 +47,29 @@ impl History {
         self.world.bury(key, cookie, asked);
     }
 
-    /// A runtime deletes while there is no daemon, or one that hangs: the request is never read.
-    pub(crate) fn del_unread(&mut self) {
-        let container = self.dice.roll(crate::scheduler::CONTAINERS) as u8;
+    /// A runtime deletes while there is no daemon, or one that hangs: the request is never read. Which container.
+    pub(crate) fn del_unread(&mut self) -> u8 {
+        // Mostly of what is there.
+        let there: Vec<u8> = (0..CONTAINERS as u8).filter(|c| self.promises.contains_key(&key(*c))).collect();
+        let container = match there.len() {
+            many @ 1.. if self.dice.chance(70) => there[self.dice.roll(many)],
+            _ => self.dice.roll(CONTAINERS) as u8,
+        };
         let cookie = self.sandboxes.get(&container).copied().filter(|_| self.dice.chance(50));
         self.say(&format!("DEL {} that nobody reads", key(container)));
         self.written_down(key(container), cookie, self.now);
+        container
+    }
+
+    /// Such a DEL of something that is there, and mostly the runtime adds it again at once: the spool has not been read.
+    pub(crate) fn del_unread_and_go_on(&mut self) {
+        self.catch_up();
+        let container = self.del_unread();
+        if self.dice.chance(50) {
+            self.add_to(container);
+            self.catch_up();
+            self.hand_one_over();
+        }
     }
 
     /// The watch hands one tombstone over.

@@ -170,10 +170,11 @@ impl FakeKernel {
         named && self.routes.iter().any(|r| r.action == RouteAction::Device { ifindex })
     }
 
-    /// Every ENI's link has its own MAC again.
-    pub(crate) fn heal_macs(&mut self) {
+    /// Every link that is without the group of an ENI has its own MAC again.
+    pub(crate) fn heal_strangers(&mut self) {
         for (mac, ifindex) in self.hardware.clone() {
-            if let Some(link) = self.link_mut(ifindex) {
+            let lost = |l: &&mut LinkView| !(ENI_GROUP + 1..ENI_GROUP + 0x80).contains(&l.group);
+            if let Some(link) = self.link_mut(ifindex).filter(lost) {
                 link.mac = Some(mac);
             }
         }

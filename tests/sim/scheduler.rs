@@ -47,8 +47,17 @@ pub(crate) struct Plugin {
     pub(crate) cookie: Option<NetnsCookie>,
     /// When it began.
     pub(crate) asked: Timestamp,
-    /// A CHECK, with what its key had been promised when it began.
-    pub(crate) check: Option<Promise>,
+    /// A CHECK, with what was known of its key when it began.
+    pub(crate) check: Option<Checked>,
+}
+
+/// What was known of a key when a CHECK of it began.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Checked {
+    /// What it had been promised.
+    Promised(Promise),
+    /// It has nothing, or its link was deleted: the CHECK must not find that all is well.
+    Broken,
 }
 
 /// What an answered ADD has promised.
@@ -80,7 +89,7 @@ pub(crate) struct History {
     /// The sandbox that the last ADD of each key named.
     asked: BTreeMap<AttachmentKey, NetnsCookie>,
     /// Keys with a hung-up operation that may still run: nothing is promised to them until the owner is at rest.
-    undecided: BTreeSet<AttachmentKey>,
+    pub(crate) undecided: BTreeSet<AttachmentKey>,
     /// The current sandbox of each container; a dead one is replaced by the next ADD.
     pub(crate) sandboxes: BTreeMap<u8, NetnsCookie>,
     next_cookie: u64,
@@ -176,6 +185,8 @@ impl History {
     }
 
     fn step(&mut self) {
+        // No two of these happen at one instant as a rule.
+        self.now = self.now + Duration::from_millis(self.dice.roll(3) as u64);
         match self.dice.roll(100) {
             0..18 => self.add(),
             18..30 => self.del(),
@@ -186,11 +197,12 @@ impl History {
             87..88 => self.ask_check(),
             88..90 => self.harm(),
             90..91 => self.lose_del(),
-            91..92 => self.del_unread(),
+            91..92 => self.del_unread_and_go_on(),
             92..93 => self.hand_one_over(),
             93..95 => self.kill_sandbox(),
             95..97 => self.leave_unread(),
             97 => self.lose_the_file(),
+            98 => self.gc(),
             _ => self.crash(),
         }
     }
@@ -208,7 +220,7 @@ impl History {
         self.trace.push(format!("{} {what}", self.now.as_millis()));
     }
 
-    fn take(&mut self, outcome: Outcome) {
+    pub(crate) fn take(&mut self, outcome: Outcome) {
         for (op, answer) in outcome.replies {
             self.answered(op, answer);
         }
@@ -221,8 +233,8 @@ impl History {
         }
         let Some(plugin) = self.plugins.remove(&op) else { return self.collected(op, answer.as_ref()) };
         self.say(&format!("answer {op:?} {} {}", plugin.key, answer.is_some()));
-        if let Some(promise) = plugin.check {
-            return self.checked(&plugin.key, &promise, answer);
+        if let Some(known) = plugin.check {
+            return self.checked(&plugin.key, &known, answer);
         }
         match (plugin.add, answer) {
             (Some(cookie), Some(reply::Outcome::Added(result))) if self.dels.get(&plugin.key) < Some(&op) => {
@@ -285,6 +297,10 @@ impl History {
 
     fn add(&mut self) {
         let container = self.dice.roll(CONTAINERS) as u8;
+        self.add_to(container);
+    }
+
+    pub(crate) fn add_to(&mut self, container: u8) {
         let cookie = self.sandbox(container);
         self.next_op += 1;
         let op = OpId(self.next_op);
@@ -303,7 +319,7 @@ impl History {
         let ask = AddAsk {
             key,
             cookie,
-            netns: "/run/netns/x".into(),
+            netns: format!("/run/netns/{cookie}"),
             mode: Mode::Shared,
             mtu: None,
             pod,
@@ -363,6 +379,14 @@ impl History {
         self.now = due.unwrap_or(self.now + span).max(self.now);
         self.say("wake");
         self.send(Event::Wake);
+    }
+
+    /// The daemon gets on with what it has begun.
+    pub(crate) fn catch_up(&mut self) {
+        for _ in 0..30 {
+            self.carry_out();
+            self.report();
+        }
     }
 
     /// One effect that may start is carried out: the store's first, or any other.
@@ -438,8 +462,8 @@ impl History {
     /// kill -9: what was in flight may or may not have been carried out, no completion arrives, memory is gone.
     fn crash(&mut self) {
         self.say("crash");
-        // Which ENI a link with another MAC is, nobody knows after a restart.
-        self.world.kernel.heal_macs();
+        // Which ENI a link with another MAC and without its group is, nobody knows after a restart.
+        self.world.kernel.heal_strangers();
         let flying = std::mem::take(&mut self.waiting);
         let mut store_open = true;
         for effect in flying {

@@ -8,13 +8,13 @@ use eni_proto::ids::{AttachmentKey, BootId, EniId, MacAddr, NetnsCookie};
 use ipamd_core::cloud::{
     CloudError, CloudErrorKind, CloudObservation, EniAttachmentStatus, EniScope, Mutated, Mutation,
 };
-use ipamd_core::kernel::{HostKernel, HostStepError, WireError, WireStep};
-use ipamd_core::owner::event::{Completion, Effect, EffectKind, PathSight};
+use ipamd_core::kernel::{FIRST_IFINDEX, HostKernel, HostStepError, WireError, WireStep};
+use ipamd_core::owner::event::{Completion, Effect, EffectId, EffectKind, PathSight};
 use ipamd_core::record::{AttachmentId, Stored, Write};
 use ipamd_core::time::Timestamp;
 use ipamd_core::tombstone::Buried;
 use ipnet::Ipv4Net;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 /// How an effect goes wrong.
@@ -39,6 +39,12 @@ pub(crate) enum Lie {
     Tokens,
     /// EC2 says of ENIs that they are deleted, and keeps them.
     Delete,
+    /// The spool says that nothing was written down.
+    Spool,
+    /// To a GC the kernel shows no pod's link, nor a sandbox at any path.
+    Look,
+    /// A CHECK sees the link that somebody has deleted.
+    Blind,
 }
 
 /// Everything outside the owner.
@@ -61,6 +67,10 @@ pub(crate) struct World {
     pub(crate) lie: Option<Lie>,
     /// The ENI that each client token has made.
     made: BTreeMap<String, EniId>,
+    /// The looks that GCs have begun.
+    pub(crate) gc_looks: BTreeSet<EffectId>,
+    /// What a kernel that lies says of a link: how all was before that was deleted.
+    pub(crate) before: BTreeMap<u32, FakeKernel>,
     /// The DELs that were written down, by key.
     pub(crate) spool: BTreeMap<AttachmentKey, Buried>,
     /// Which sandbox each operation of the running daemon named.
@@ -87,6 +97,8 @@ impl World {
             now: Timestamp::ZERO,
             lie: None,
             made: BTreeMap::new(),
+            gc_looks: BTreeSet::new(),
+            before: BTreeMap::new(),
             watched: Vec::new(),
             spool: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
@@ -201,7 +213,8 @@ impl World {
             EffectKind::Look(spec) => {
                 let sandbox = effect.op.and_then(|op| self.sandboxes.get(&op.0)).copied();
                 let sandbox = sandbox.ok_or_else(step_failed);
-                let seen = sandbox.and_then(|sandbox| self.kernel.look_at(spec, &sandbox));
+                let kernel = self.before.get_mut(&spec.ifindex).unwrap_or(&mut self.kernel);
+                let seen = sandbox.and_then(|sandbox| kernel.look_at(spec, &sandbox));
                 Completion::Looked(seen.map(Box::new))
             }
             EffectKind::Unwire(spec) => {
@@ -224,7 +237,16 @@ impl World {
                 Completion::Reaped(reaped)
             }
             EffectKind::ObserveHost if fault != Fault::None => Completion::HostObserved(Err(step_failed())),
-            EffectKind::ObserveHost => Completion::HostObserved(self.kernel.observe()),
+            EffectKind::ObserveHost => {
+                let mut seen = self.kernel.observe();
+                if let Ok(view) = &mut seen
+                    && self.lie == Some(Lie::Look)
+                    && self.gc_looks.contains(&effect.id)
+                {
+                    view.links.retain(|link| link.ifindex < FIRST_IFINDEX);
+                }
+                Completion::HostObserved(seen)
+            }
             EffectKind::ApplyHost(steps) => {
                 let mut failed = if refuse { Vec::new() } else { self.kernel.apply(steps) };
                 if fault != Fault::None {
@@ -235,6 +257,10 @@ impl World {
             EffectKind::CheckSandboxes(asked) => {
                 let sight = |id: &AttachmentId| {
                     let record = self.stored.attachments.iter().find(|r| r.id() == *id)?;
+                    let linked = self.kernel.group_of(record.host_ifindex).is_some();
+                    if self.lie == Some(Lie::Look) && linked {
+                        return Some(PathSight::Absent);
+                    }
                     Some(match self.kernel.sandbox_lives(record.netns_cookie) {
                         true => PathSight::Namespace,
                         false if fault == Fault::None => PathSight::Absent,
@@ -252,6 +278,7 @@ impl World {
             }
             EffectKind::Mutate(mutation) => Completion::Mutated(self.mutate(mutation, fault)),
             EffectKind::Consult(_) if fault != Fault::None => Completion::Consulted(Err("EIO".into())),
+            EffectKind::Consult(_) if self.lie == Some(Lie::Spool) => Completion::Consulted(Ok(None)),
             EffectKind::Consult(key) => Completion::Consulted(Ok(self.spool.get(key).cloned())),
             EffectKind::Stamp { .. } => Completion::Skipped,
             EffectKind::WatchLinks(macs) => {
@@ -290,5 +317,5 @@ fn refused(made: bool) -> WireError {
 }
 
 fn step_failed() -> HostStepError {
-    HostStepError { index: None, step: "a step".into(), cause: "ENOBUFS".into() }
+    HostStepError { index: None, step: "a step".into(), cause: "ENOBUFS".into(), gone: false }
 }

@@ -16,19 +16,20 @@ pub(crate) fn apply(host: &mut Host, steps: &[HostStep]) -> Vec<HostStepError> {
     let mut errors = Vec::new();
     let mut first = 0;
     for run in steps.chunk_by(|a, b| !by_program(a) && !by_program(b)) {
-        let mut failed = |index: usize, cause: String| {
+        let mut failed = |index: usize, cause: String, gone: bool| {
             errors.push(HostStepError {
                 index: Some(first + index),
                 step: ours::describe(&run[index]),
                 cause,
+                gone,
             });
         };
         match &run[0] {
             HostStep::ReplaceNft { text } => {
-                nft::replace(host, text).unwrap_or_else(|error| failed(0, error.to_string()));
+                nft::replace(host, text).unwrap_or_else(|error| failed(0, error.to_string(), false));
             }
             HostStep::AcceptForward(chain) => {
-                forward::accept(host, *chain).unwrap_or_else(|error| failed(0, error.to_string()));
+                forward::accept(host, *chain).unwrap_or_else(|error| failed(0, error.to_string(), false));
             }
             _ => by_netlink(host, run, failed),
         }
@@ -42,12 +43,12 @@ fn by_program(step: &HostStep) -> bool {
     matches!(step, HostStep::ReplaceNft { .. } | HostStep::AcceptForward(_))
 }
 
-/// `failed` takes each failed step's place in `steps`, and why it failed.
-fn by_netlink(host: &mut Host, steps: &[HostStep], mut failed: impl FnMut(usize, String)) {
+/// `failed` takes each failed step's place in `steps`, why it failed, and whether its link is gone.
+fn by_netlink(host: &mut Host, steps: &[HostStep], mut failed: impl FnMut(usize, String, bool)) {
     let refusals = match host.route.batch(steps.iter().filter_map(message_of).collect()) {
         Ok(refusals) => refusals,
         // What was carried out is not known: the next look tells.
-        Err(io) => return (0..steps.len()).for_each(|index| failed(index, io.to_string())),
+        Err(io) => return (0..steps.len()).for_each(|index| failed(index, io.to_string(), false)),
     };
     for refusal in refusals {
         let step = &steps[refusal.index];
@@ -57,12 +58,13 @@ fn by_netlink(host: &mut Host, steps: &[HostStep], mut failed: impl FnMut(usize,
         let cause = match step {
             HostStep::AddRoute(route) if refusal.errno == libc::EINVAL && route.prefsrc.is_some() => {
                 let plain = RouteView { prefsrc: None, ..*route };
-                host.route.call(message::put_route(&plain)).err().map(|error| error.to_string())
+                let again = host.route.call(message::put_route(&plain)).err();
+                again.map(|error| (error.to_string(), error.errno()))
             }
-            _ => Some(refusal.to_string()),
+            _ => Some((refusal.to_string(), Some(refusal.errno))),
         };
-        if let Some(cause) = cause {
-            failed(refusal.index, cause);
+        if let Some((cause, errno)) = cause {
+            failed(refusal.index, cause, errno == Some(libc::ENODEV));
         }
     }
 }

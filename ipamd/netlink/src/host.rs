@@ -162,6 +162,7 @@ impl HostKernel for Host {
             index: None,
             step: format!("look at the host's {what}"),
             cause,
+            gone: false,
         };
         let view = self.look().map_err(|(what, error)| failed(what, error.to_string()))?;
         let forward = forward::look(self).map_err(|error| failed("filter table", error.to_string()))?;

@@ -31,6 +31,7 @@ pub(crate) fn look(
         index: None,
         step: format!("look at {what}"),
         cause: error.to_string(),
+        gone: false,
     })
 }
 

@@ -142,24 +142,33 @@ fn listen(protocol: SockProtocol, groups: &[i32]) -> io::Result<OwnedFd> {
 }
 
 /// Takes every message but what each ADD and DEL makes and is never others' harm: our own routes that come, neighbours that
-/// come or change, the settings of a link that goes.
-fn of_every_add() -> [libc::sock_filter; 8] {
+/// come or change by us or by the kernel (it learns others' by ARP without pause, and changes no permanent one), the
+/// settings of a link that goes.
+fn of_every_add() -> [libc::sock_filter; 12] {
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
     const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
     const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const END: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     const KIND: u32 = 4;
+    const PORT: u32 = 12;
+    // The half of it that says whose it is.
+    const PORTS: u32 = if cfg!(target_endian = "little") { PORT + 2 } else { PORT };
     const RTM_PROTOCOL: u32 = 16 + 5;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     // The filter reads big-endian, netlink writes as the machine does.
-    let kind = |kind: u16| u32::from(kind.to_be());
+    let half = |half: u16| u32::from(half.to_be());
     [
         step(LOAD_HALF, 0, 0, KIND),
-        step(IS, 5, 0, kind(RTM_NEWNEIGH)),
-        step(IS, 4, 0, kind(RTM_DELNETCONF)),
-        step(IS, 0, 2, kind(RTM_NEWROUTE)),
+        step(IS, 4, 0, half(RTM_NEWNEIGH)),
+        step(IS, 8, 0, half(RTM_DELNETCONF)),
+        step(IS, 0, 6, half(RTM_NEWROUTE)),
         step(LOAD_BYTE, 0, 0, RTM_PROTOCOL),
-        step(IS, 1, 0, u32::from(PROTOCOL)),
+        step(IS, 5, 4, u32::from(PROTOCOL)),
+        step(LOAD_WORD, 0, 0, PORT),
+        step(IS, 3, 0, 0),
+        step(LOAD_HALF, 0, 0, PORTS),
+        step(IS, 1, 0, half(socket::OUR_PORTS_HALF)),
         step(END, 0, 0, u32::MAX),
         step(END, 0, 0, 0),
     ]

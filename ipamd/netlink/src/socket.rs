@@ -37,7 +37,9 @@ const GET_MAX: usize = 16;
 pub(crate) const SOL_NETLINK: i32 = 270;
 /// The upper half of our sockets' port numbers: above every process id, which is what the kernel gives first, and below
 /// the range it falls back to. A notification tells the port of who made the change.
-const OUR_PORTS: u32 = 0x0ec1 << 16;
+const OUR_PORTS: u32 = (OUR_PORTS_HALF as u32) << 16;
+/// The upper half of these.
+pub(crate) const OUR_PORTS_HALF: u16 = 0x0ec1;
 /// How often another port is tried.
 const PORT_TRIES: usize = 8;
 const NLM_F_DUMP_INTR: u16 = 0x10;

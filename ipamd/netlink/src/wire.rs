@@ -191,16 +191,12 @@ pub(crate) fn unwire(host: &mut Host, spec: &UnwireSpec) -> Result<(), HostStepE
     let mut batch: Vec<Vec<u8>> = spec.addresses.iter().copied().map(route).collect();
     batch.push(message::set_group_of(spec.host_name.as_str(), DYING_GROUP));
     let step = || format!("take link {} off", spec.ifindex);
+    let failed = |step, cause| HostStepError { index: None, step, cause, gone: false };
     let refusals = host.route.batch(batch);
-    let refusals =
-        refusals.map_err(|error| HostStepError { index: None, step: step(), cause: error.to_string() })?;
+    let refusals = refusals.map_err(|error| failed(step(), error.to_string()))?;
     let unrouted = refusals.iter().any(|r| r.index < spec.addresses.len() && r.errno == libc::ESRCH);
     if unrouted && !refusals.iter().any(|refusal| refusal.index == spec.addresses.len()) {
-        give_back(host, spec).map_err(|error| HostStepError {
-            index: None,
-            step: step(),
-            cause: error.to_string(),
-        })?;
+        give_back(host, spec).map_err(|error| failed(step(), error.to_string()))?;
     }
     let gone = |refusal: &&Refusal| !matches!(refusal.errno, libc::ESRCH | libc::ENODEV);
     let causes = refusals.iter().filter(gone).map(|refusal| match spec.addresses.get(refusal.index) {
@@ -208,11 +204,7 @@ pub(crate) fn unwire(host: &mut Host, spec: &UnwireSpec) -> Result<(), HostStepE
         None => format!("moving it into the dying group: {refusal}"),
     });
     let causes: Vec<String> = causes.collect();
-    if causes.is_empty() {
-        Ok(())
-    } else {
-        Err(HostStepError { index: None, step: step(), cause: causes.join("; ") })
-    }
+    if causes.is_empty() { Ok(()) } else { Err(failed(step(), causes.join("; "))) }
 }
 
 /// Takes a link that has the name of ours and is another out of the dying group again, before anything deletes it. It had

@@ -269,7 +269,7 @@ fn try_a_copy(path: &Path) -> Result<(), OpenError> {
     let bytes = fs::read(path).map_err(io)?;
     match contained(|| trial(path, &bytes)) {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(classify(path, error)),
+        Ok(Err(error)) => Err(classify_trial(path, error)),
         Err(_) => Err(OpenError::Damaged { path: path.to_owned(), cause: "reading it panicked".to_owned() }),
     }
 }
@@ -302,6 +302,14 @@ fn open_database(path: &Path) -> Result<Store, LoadError> {
     let database = Database::builder().set_cache_size(CACHE).create(path);
     let database = database.map_err(|error| LoadError::Redb(Box::new(error.into())))?;
     Ok(Store { path: path.to_owned(), database })
+}
+
+/// Memory has no I/O errors: one there says that the file ends before what it should hold.
+fn classify_trial(path: &Path, error: LoadError) -> OpenError {
+    match classify(path, error) {
+        OpenError::Io { path, source, .. } => OpenError::Damaged { path, cause: source.to_string() },
+        other => other,
+    }
 }
 
 fn classify(path: &Path, error: LoadError) -> OpenError {

@@ -120,7 +120,7 @@ fn put(record: AttachmentRecord) -> Write {
     Write::PutAttachment(Arc::new(record))
 }
 
-/// Every kind of record, in every state, in the order of their keys.
+/// Every kind of record, in the order of their keys: what the first landing has frozen.
 fn every_record() -> Vec<Write> {
     let (at, holder) = (Timestamp::from_millis(9), id(2, 7));
     let states = [
@@ -253,6 +253,23 @@ fn what_is_no_store_is_refused() {
     fs::create_dir(&path).unwrap();
     let error = Store::open(&path, &boot()).err().expect("it is refused");
     assert!(matches!(error, OpenError::Io { step: "opening", .. }), "{error}");
+}
+
+#[test]
+fn a_file_that_was_cut_anywhere_is_damage() {
+    let (_folder, path) = folder();
+    commit(&open(&path).store, &every_record());
+    let whole = fs::read(&path).unwrap();
+    for length in [1, 8, 9, 100, 319, 320, 4095, 4096, 8192, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).unwrap();
+        let error = refusal(&path);
+        assert!(matches!(error, OpenError::Damaged { .. }), "cut to {length}: {error:?}");
+        let (opened, _) = Store::open_at_start(&path, &boot()).unwrap();
+        assert!(opened.damaged.is_some(), "cut to {length}");
+        for entry in fs::read_dir(path.parent().unwrap()).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
 }
 
 #[test]

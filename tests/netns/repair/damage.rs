@@ -13,6 +13,9 @@ impl Site {
         self.harm("nft flush ruleset", "nft flush ruleset", "nftables", "nftables");
         self.harm("nft flush table", "nft flush table ip eni-cni", "nftables", "nftables");
         self.harm("neighbours", "ip neigh flush nud permanent", "neighbour", "neighbour");
+        let address = self.pod().address;
+        let line = format!("ip neigh replace {address} lladdr 02:77:77:77:77:77 dev {link} nud permanent");
+        self.harm("a pod's neighbour", &line, "neighbour", "neighbour");
         for (setting, value) in [("rp_filter", 0), ("forwarding", 0)] {
             for name in [&eni, &link] {
                 let line = format!("echo {value} > /proc/sys/net/ipv4/conf/{name}/{setting}");
@@ -58,6 +61,9 @@ impl Site {
         let (eni, link) = (self.eni.clone(), self.pod().link.clone());
         let protocol = "ip rule flush protocol 236; ip -4 route flush table all proto 236";
         self.harm("all of our protocol", protocol, "route", "route");
+        // The group alone tells that the link is the pod's.
+        let line = format!("ip link set {link} name theirs2 alias theirs address 02:77:77:77:77:77");
+        self.harm("a pod's alias, name and MAC", &line, "link", "name");
         let all = format!(
             "{protocol}; nft flush ruleset; ip neigh flush nud permanent; ip link set {link} group 0; \
              ip link set {eni} group 0; ip link set {link} alias theirs; \

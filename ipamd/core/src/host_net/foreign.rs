@@ -2,11 +2,11 @@
 //!
 //! Owns the reading of it: addresses of the pool on a host link and routes in the main table by a secondary ENI's link
 //! (ec2-net-utils, networkd, cloud-init and NetworkManager do both to new ENIs), rules that catch pods, settings of the
-//! whole namespace, another CNI. The first two are taken away from the ENIs that ipamd made, unless the configuration
+//! whole namespace, pods' links of which nothing is left but the number, another CNI. The first two are taken away from the ENIs that ipamd made, unless the configuration
 //! says not to; everything else is reported and left alone.
 
 use super::eni::{Laid, laid};
-use super::{Planned, Reason, Wanted};
+use super::{LinkSight, Planned, Reason, Wanted, sight};
 use crate::kernel::{ENI_RULE_PRIORITY, HostAddressView, HostStep, HostView, PROTOCOL, RuleView};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -22,6 +22,8 @@ pub enum ReportKind {
     Rule,
     /// A setting of the whole namespace.
     Setting,
+    /// A pod's link that was changed in everything.
+    Link,
     /// Another CNI.
     Cni,
     /// Something that is undone as often as it is repaired.
@@ -30,11 +32,12 @@ pub enum ReportKind {
 
 impl ReportKind {
     /// All of them.
-    pub const ALL: [ReportKind; 6] = [
+    pub const ALL: [ReportKind; 7] = [
         ReportKind::Address,
         ReportKind::Route,
         ReportKind::Rule,
         ReportKind::Setting,
+        ReportKind::Link,
         ReportKind::Cni,
         ReportKind::Contested,
     ];
@@ -46,6 +49,7 @@ impl ReportKind {
             ReportKind::Route => "route",
             ReportKind::Rule => "rule",
             ReportKind::Setting => "setting",
+            ReportKind::Link => "link",
             ReportKind::Cni => "cni",
             ReportKind::Contested => "contested",
         }
@@ -154,6 +158,18 @@ pub fn reports(wanted: &Wanted, observed: &HostView) -> Vec<Report> {
         if globals.rp_filter > 1 {
             let text = "net.ipv4.conf.all.rp_filter is 2: a sandbox can send with another's address";
             tell(ReportKind::Setting, text.to_owned());
+        }
+    }
+    for pod in &wanted.pods {
+        let seen = sight(pod.ifindex, &pod.alias, pod.name.as_str(), pod.mac, observed);
+        if seen == LinkSight::Unclear {
+            let text = format!(
+                "link {} has the number of {} and nothing else of it: whether somebody has changed all of that is not \
+                 known, and so it is not repaired; give it its name back, or delete it",
+                name(pod.ifindex),
+                pod.name
+            );
+            tell(ReportKind::Link, text);
         }
     }
     for other in &observed.others {

@@ -15,8 +15,8 @@ mod pod;
 pub use pod::{LinkSight, sight};
 
 use crate::kernel::{
-    Alias, BASE_ROUTE_METRIC, DYING_GROUP, FIRST_IFINDEX, Forward, HostStep, HostView, InetSettings,
-    LinkView, POD_GROUP, PROTOCOL, RouteAction, RouteView,
+    Alias, BASE_ROUTE_METRIC, DYING_GROUP, ENI_GROUP, FIRST_IFINDEX, Forward, HostStep, HostView,
+    InetSettings, LinkView, POD_GROUP, PROTOCOL, RouteAction, RouteView,
 };
 use crate::record::EniRecord;
 use eni_proto::ids::{Ifname, MacAddr};
@@ -102,7 +102,8 @@ impl Reason {
     }
 }
 
-/// Finds each ENI's link by its MAC, else by the number that it had when it was seen last. A host end of ours never
+/// Finds each ENI's link by its MAC, else by the number that it had when it was seen last, else, when it was not seen
+/// yet in this life, by the group that an earlier one has given it, if one link alone has that. A host end of ours never
 /// counts, whatever its MAC; what else shares it (a VLAN, a bridge) comes after the hardware. An alias of somebody else's
 /// does not hide one.
 pub fn find_links(wanted: &Wanted, observed: &HostView) -> BTreeMap<MacAddr, (u32, String)> {
@@ -118,10 +119,14 @@ pub fn find_links(wanted: &Wanted, observed: &HostView) -> BTreeMap<MacAddr, (u3
     found.sort_by_key(|l| (std::cmp::Reverse(rank(l)), std::cmp::Reverse(l.ifindex)));
     let mut found: BTreeMap<MacAddr, (u32, String)> =
         found.into_iter().filter_map(|l| Some((l.mac?, (l.ifindex, l.name.clone())))).collect();
-    for mac in macs {
-        let known = wanted.known_links.get(&mac);
-        if let Some(link) = others.iter().find(|l| Some(&l.ifindex) == known) {
-            found.entry(mac).or_insert_with(|| (link.ifindex, link.name.clone()));
+    for eni in &wanted.enis {
+        let marked = |l: &&&LinkView| match wanted.known_links.get(&eni.mac) {
+            Some(known) => l.ifindex == *known,
+            None => l.group == ENI_GROUP + eni.number(),
+        };
+        let mut marked = others.iter().filter(marked);
+        if let (Some(link), None) = (marked.next(), marked.next()) {
+            found.entry(eni.mac).or_insert_with(|| (link.ifindex, link.name.clone()));
         }
     }
     found

@@ -5,8 +5,8 @@
 
 use super::{Planned, Reason, WantedPod, ensure_link};
 use crate::kernel::{
-    Alias, DYING_GROUP, HostStep, HostView, LinkView, NeighbourView, POD_GROUP, POD_INET, PROTOCOL,
-    RouteAction, RouteView,
+    Alias, DYING_GROUP, FIRST_IFINDEX, HostStep, HostView, LinkView, NeighbourView, POD_GROUP, POD_INET,
+    PROTOCOL, RouteAction, RouteView,
 };
 use eni_proto::ids::MacAddr;
 use ipnet::Ipv4Net;
@@ -19,7 +19,8 @@ pub enum LinkSight<'a> {
     There(&'a LinkView),
     /// It is gone: nothing has its number, or what has it is nobody's host end or another attachment's.
     Gone,
-    /// What has its number has nothing else of it: it may be the same link, changed in everything.
+    /// What has its number has nothing else of it: it may be the same link, changed in everything. That is told, and it is
+    /// left alone.
     Unclear,
 }
 
@@ -36,11 +37,17 @@ pub fn sight<'a>(
     if link.kind != "veth" || anothers {
         return LinkSight::Gone;
     }
-    if link.alias == alias || link.name == name || link.mac == Some(mac) {
+    if link.alias == alias || link.name == name || link.mac == Some(mac) || has_our_group(link) {
         LinkSight::There(link)
     } else {
         LinkSight::Unclear
     }
+}
+
+/// Whether a veth of a number of ours is in a group of ours: nobody else makes one so, whatever it is called by now.
+fn has_our_group(link: &LinkView) -> bool {
+    let group = link.group == DYING_GROUP || (POD_GROUP..POD_GROUP + 0x80).contains(&link.group);
+    group && link.ifindex >= FIRST_IFINDEX
 }
 
 /// `prefsrc` is the preferred source that its routes should have; none while the primary ENI is not known: any is right.
@@ -78,11 +85,13 @@ pub(super) fn ensure(
     }
 }
 
-/// A dying link whose alias somebody has changed is nobody's to delete: it gets its own back.
+/// A dying link whose alias somebody has changed is nobody's to delete: it gets its own back. One that has none and its
+/// name was not finished, and is deleted without.
 pub(super) fn ensure_alias(pod: &WantedPod, observed: &HostView, plan: &mut Vec<Planned>) {
     let seen = sight(pod.ifindex, &pod.alias, pod.name.as_str(), pod.mac, observed);
     let LinkSight::There(link) = seen else { return };
-    if link.alias != pod.alias && !link.alias.is_empty() {
+    let unfinished = link.alias.is_empty() && link.name == pod.name.as_str();
+    if link.alias != pod.alias && !unfinished {
         let step = HostStep::SetAlias { ifindex: pod.ifindex, alias: pod.alias.clone() };
         plan.push(Planned { step, reason: Reason::Differs });
     }

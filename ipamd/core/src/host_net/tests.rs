@@ -367,6 +367,13 @@ fn an_eni_whose_mac_was_changed_is_known_by_its_number() {
     view.links[2].mac = Some(MacAddr([2, 7, 7, 7, 7, 7]));
     let repair = plan(&wanted, &view);
     assert_eq!(steps(&repair), [&HostStep::SetMac { ifindex: 3, mac: secondary(2).mac }]);
+    // Changed while ipamd was down: no number is known, its group tells.
+    let restarted = Wanted { known_links: BTreeMap::new(), ..wanted.clone() };
+    let repair = plan(&restarted, &view);
+    assert_eq!(steps(&repair), [&HostStep::SetMac { ifindex: 3, mac: secondary(2).mac }]);
+    // Which of two it is nobody can tell.
+    view.links.push(LinkView { group: view.links[2].group, ..link(77, 77) });
+    assert!(!find_links(&restarted, &view).contains_key(&secondary(2).mac));
     // An ENI's link in a pod's group is an ENI's all the same.
     view = whole.clone();
     view.links[2].group = POD_GROUP + 1;

@@ -312,4 +312,7 @@ pub struct HostStepError {
     pub step: String,
     /// The kernel's or nft's words.
     pub cause: String,
+    /// The link that it is about is gone.
+    #[serde(default)]
+    pub gone: bool,
 }

@@ -31,6 +31,8 @@ pub(super) struct Making {
     pub(super) id: AttachmentId,
     pub(super) committed: Option<Result<(), String>>,
     pub(super) wired: Option<Result<(), WireError>>,
+    /// How often others' changes of the host had been told when this began.
+    events: u64,
 }
 
 impl Owner {
@@ -175,9 +177,14 @@ impl Owner {
         batch.push(Write::PutAddress(address));
         self.reserve(&mut batch);
         self.begun(id, now);
-        self.set_phase(id, Phase::Making(Making { id: attachment, committed: None, wired: None }));
+        self.making(id, attachment);
         self.commit(Purpose::AddCommit(id), batch, now);
         self.effect(Some(id), Purpose::AddWire(id), EffectKind::Wire(Box::new(spec)));
+    }
+
+    fn making(&mut self, id: OpId, attachment: AttachmentId) {
+        let making = Making { id: attachment, committed: None, wired: None, events: self.host.events };
+        self.set_phase(id, Phase::Making(making));
     }
 
     /// Takes the next host ifindex: within a boot none is used twice.
@@ -295,10 +302,17 @@ impl Owner {
         let Some(op) = self.ops.get_mut(&id) else { return };
         let Phase::Making(making) = &op.phase else { return };
         let (Some(committed), Some(wired)) = (making.committed.clone(), making.wired.clone()) else { return };
-        let attachment = making.id.clone();
+        let (attachment, events) = (making.id.clone(), making.events);
         let cancelled = op.cancelled;
         match (committed, wired) {
-            (Ok(()), Ok(())) if !cancelled => self.live(id, &attachment, now),
+            (Ok(()), Ok(())) if !cancelled => {
+                self.live(id, &attachment, now);
+                // A look that was taken in between has judged the live alone, and so not this one.
+                let told = self.host.told_since(events);
+                if !told.is_empty() {
+                    self.host_changed(&told, now);
+                }
+            }
             (Ok(()), Ok(())) => {
                 let gone = ReplyError::new(Code::TryAgainLater, "the plugin went away");
                 self.undo(id, &attachment, DyingReason::PluginGone, gone, now);
@@ -372,7 +386,7 @@ impl Owner {
         self.attachments.put(record.clone());
         let mut batch = vec![Write::PutAttachment(record)];
         self.reserve(&mut batch);
-        self.set_phase(id, Phase::Making(Making { id: attachment.clone(), committed: None, wired: None }));
+        self.making(id, attachment.clone());
         self.commit(Purpose::AddCommit(id), batch, now);
         self.effect(Some(id), Purpose::AddWire(id), EffectKind::Wire(Box::new(spec)));
         true

@@ -29,12 +29,18 @@ const REMEMBERED: usize = 16 * 1024;
 /// What is known of the host beside the pool.
 #[derive(Debug, Clone, Default)]
 pub(super) struct HostWatch {
+    /// How often others' changes were told.
+    pub(super) events: u64,
+    /// By what told of them: the last of these times.
+    told: BTreeMap<Trigger, u64>,
     /// What has told of changes since the last look began.
     pub(super) triggers: BTreeSet<Trigger>,
     /// What woke the pass that runs.
     passing: BTreeSet<Trigger>,
-    /// What was wanted, pods aside, when a plan was last taken whole; none before that: what is laid then is no repair.
+    /// What was laid, pods aside, by the last plan; none before the first: what is laid then is no repair.
     laid: Option<Wanted>,
+    /// What tells of the repairs that somebody undoes each time.
+    contested: BTreeSet<Trigger>,
     /// By the hash of each step that was a repair lately: how often in a row, and when last.
     repeats: BTreeMap<u64, (u32, Timestamp)>,
     /// What the last look found that is left alone.
@@ -55,6 +61,24 @@ pub(super) struct Applying {
 }
 
 impl Applying {
+    /// Whether a step failed because a pod's link is gone. That of an ENI which is gone is another matter.
+    fn is_of_dead_pod(&self, error: &HostStepError) -> bool {
+        let step = error.index.and_then(|index| self.steps.get(index));
+        let link = step.and_then(|step| match step {
+            HostStep::AddRoute(route) | HostStep::DeleteRoute(route) => match route.action {
+                RouteAction::Device { ifindex } => Some(ifindex),
+                RouteAction::Unreachable => None,
+            },
+            HostStep::SetNeighbour(neighbour) => Some(neighbour.ifindex),
+            HostStep::SetLink { ifindex, .. }
+            | HostStep::SetMac { ifindex, .. }
+            | HostStep::SetAlias { ifindex, .. }
+            | HostStep::SetName { ifindex, .. } => Some(*ifindex),
+            _ => None,
+        });
+        error.gone && link.is_some_and(|ifindex| self.number(ifindex).is_none())
+    }
+
     /// The number of the ENI whose link has an index.
     pub(super) fn number(&self, ifindex: u32) -> Option<u32> {
         let has = |link: &Option<(u32, String)>| link.as_ref().is_some_and(|(index, _)| *index == ifindex);
@@ -81,6 +105,16 @@ impl HostWatch {
         likely.or_else(|| self.passing.first()).copied().unwrap_or(Trigger::Period)
     }
 
+    /// What has told of others' changes since there were `events` of them.
+    pub(super) fn told_since(&self, events: u64) -> BTreeSet<Trigger> {
+        self.told.iter().filter(|(_, last)| **last > events).map(|(trigger, _)| *trigger).collect()
+    }
+
+    /// Whether this tells of more than a fight that is waited out.
+    fn is_news(&self, triggers: &BTreeSet<Trigger>) -> bool {
+        triggers.iter().any(|trigger| *trigger != Trigger::Pool && !self.contested.contains(trigger))
+    }
+
     /// Counts a repair; true when somebody undoes it each time.
     fn is_contested(&mut self, step: &HostStep, now: Timestamp) -> bool {
         self.repeats.retain(|_, (_, last)| now - *last <= CALM);
@@ -94,10 +128,21 @@ impl HostWatch {
 }
 
 impl Owner {
-    /// Others have changed the host: it is looked at now, unless passes that failed are waited out.
+    /// Others have changed the host, they say.
+    pub(super) fn host_told(&mut self, triggers: &BTreeSet<Trigger>, now: Timestamp) {
+        self.host.events += 1;
+        self.host.told.extend(triggers.iter().map(|trigger| (*trigger, self.host.events)));
+        self.host_changed(triggers, now);
+    }
+
+    /// The host is looked at now; soon, when passes that failed are waited out: what they failed for may be another thing,
+    /// and must not keep this one waiting. A fight over the thing itself is waited out.
     pub(super) fn host_changed(&mut self, triggers: &BTreeSet<Trigger>, now: Timestamp) {
         self.host.triggers.extend(triggers);
         self.driver.wake(self.reconcilers.host_net, now);
+        if self.host.is_news(triggers) && !self.driver.is_busy(self.reconcilers.host_net) {
+            self.driver.wake_soon(self.reconcilers.host_net, now);
+        }
     }
 
     /// What is wanted of the host has changed, and must be laid whatever the last pass failed for. Not for what a pass
@@ -160,7 +205,7 @@ impl Owner {
         }
         let view = match view {
             Ok(view) => view,
-            Err(error) => return self.pass_ended(pass, Err(error.to_string()), now),
+            Err(error) => return self.host_ended(pass, Err(error.to_string()), now),
         };
         self.host.forward = view.forward;
         self.break_linkless(looked, &view, now);
@@ -255,13 +300,16 @@ impl Owner {
             self.note(Note::HostApplied { steps, failed: failed.to_vec() });
         }
         let contested = self.note_repairs(done, failed, now);
+        // A sandbox that died between the look and the step took its link along: that link's end is told, and judged.
+        let failed: Vec<HostStepError> = failed.iter().filter(|e| !done.is_of_dead_pod(e)).cloned().collect();
+        let failed = &failed[..];
         let cause = failed
             .first()
             .map(|first| format!("{} of {steps} steps failed; the first: {first}", failed.len()));
         let pods = if failed.is_empty() { Vec::new() } else { self.wanted().pods };
         self.steering_broken = concern::harm(done, failed, &pods);
         let Some(unlaid) = concern::unlaid(done, failed) else {
-            return self.pass_ended(pass, cause.map_or(Ok(()), Err), now);
+            return self.host_ended(pass, cause.map_or(Ok(()), Err), now);
         };
         for (eni, link) in &done.links {
             self.pool.set_link(&eni.id, link.clone());
@@ -283,12 +331,30 @@ impl Owner {
         let primary = self.pool.primary();
         self.gate.laid = self.gate.laid || primary.is_some_and(crate::pool::Eni::is_usable);
         let lost = (!lost.is_empty()).then(|| format!("no link has the MAC of {}", lost.join(", ")));
-        let result = cause.or(lost).map_or(Ok(()), Err);
-        if result.is_ok() {
-            self.host.laid = Some(done.wanted.clone());
-        }
-        self.pass_ended(pass, result.and(contested.map_or(Ok(()), Err)), now);
+        self.host.laid = Some(self.laid_by(done, &unlaid));
+        let result = cause.or(lost).or(contested).map_or(Ok(()), Err);
+        self.host_ended(pass, result, now);
         self.gate_progress(now);
+    }
+
+    fn host_ended(&mut self, pass: Pass, result: Result<(), String>, now: Timestamp) {
+        self.pass_ended(pass, result, now);
+        // What was told while the pass ran is not waited out with what it failed for.
+        if self.host.is_news(&self.host.triggers) {
+            self.driver.wake_soon(self.reconcilers.host_net, now);
+        }
+    }
+
+    /// What a plan has laid: what was wanted, without what has no link and what failed the first time.
+    fn laid_by(&self, done: &Applying, unlaid: &concern::Unlaid) -> Wanted {
+        let mut laid = done.wanted.clone();
+        let before = self.host.laid.as_ref();
+        let was_eni = |eni: &EniRecord| before.is_some_and(|b| b.enis.iter().any(|e| e.id == eni.id));
+        let was_address = |address: &Ipv4Addr| before.is_some_and(|b| b.addresses.contains(address));
+        let linkless = |eni: &EniRecord| done.links.iter().any(|(e, link)| e.id == eni.id && link.is_none());
+        laid.enis.retain(|eni| !linkless(eni) && (!unlaid.enis.contains(&eni.number()) || was_eni(eni)));
+        laid.addresses.retain(|address| !unlaid.addresses.contains(address) || was_address(address));
+        laid
     }
 
     /// Tells of the repairs that a pass has made; what somebody undoes each time.
@@ -301,7 +367,7 @@ impl Owner {
             let step = &done.steps[*index];
             told.entry((step.thing(), *reason)).or_insert_with(|| (0, step.clone())).0 += 1;
             if self.host.is_contested(step, now) {
-                fights.insert(step.thing().name());
+                fights.insert(step.thing());
             }
         }
         for ((thing, reason), (steps, first)) in told {
@@ -309,10 +375,11 @@ impl Owner {
             self.note(Note::Repaired { trigger, thing, reason, steps, first });
         }
         self.host.reports.retain(|report| report.kind != ReportKind::Contested);
+        self.host.contested = fights.iter().flat_map(|thing| thing.told_by()).copied().collect();
         if fights.is_empty() {
             return None;
         }
-        let things: Vec<&str> = fights.into_iter().collect();
+        let things: Vec<&str> = fights.into_iter().map(Thing::name).collect();
         let text = format!("somebody undoes what is repaired, each time: {}", things.join(", "));
         self.note(Note::Reported { kind: ReportKind::Contested, text: text.clone() });
         self.host.reports.push(Report { kind: ReportKind::Contested, text: text.clone() });

@@ -187,7 +187,7 @@ impl Owner {
             Event::Done { effect, completion } => self.done(effect, completion, now),
             Event::Wake => {}
             Event::LinkSeen => self.link_seen(now),
-            Event::HostChanged(triggers) => self.host_changed(&triggers, now),
+            Event::HostChanged(triggers) => self.host_told(&triggers, now),
             Event::StoreReserve(missing) => self.reserve_changed(missing, now),
             Event::Drain => self.drain(now),
         }

@@ -153,6 +153,10 @@ impl Owner {
                 left.push(address);
             }
         }
+        // Who holds one keeps it; when it is released nobody gets it any more.
+        for address in &plan.missing {
+            self.pool.miss(*address);
+        }
         changed |= !left.is_empty();
         let arrived: Vec<Ipv4Addr> = plan.arrived.iter().map(|(a, _)| *a).collect();
         if changed || !plan.missing.is_empty() {

@@ -3,6 +3,7 @@
 
 mod check;
 mod gc;
+mod grow;
 mod host;
 mod start;
 mod status;
@@ -46,6 +47,8 @@ struct Bench {
     view: HostView,
     /// The cloud does not answer.
     no_cloud: bool,
+    /// How often EC2 was looked at.
+    looks: usize,
     reaped: Vec<crate::kernel::ReapLink>,
     /// No link can be deleted.
     links_stay: bool,
@@ -57,12 +60,16 @@ struct Bench {
     notes: Vec<Note>,
     /// Which steps the kernel refuses.
     refuses: fn(&HostStep) -> bool,
+    /// It refuses them because their link is gone.
+    gone: bool,
     /// What the spool answers.
     spool: Result<Option<Buried>, String>,
     /// The stamps that were written: when their round trips began.
     stamps: Vec<Timestamp>,
     /// The store does not answer.
     hold_commits: bool,
+    /// What EC2 lets the node do; `None` when nothing is to be changed there.
+    ec2: Option<grow::Ec2>,
 }
 
 fn host() -> HostView {
@@ -138,6 +145,7 @@ impl Bench {
             wires: Vec::new(),
             view,
             no_cloud,
+            looks: 0,
             reaped: Vec::new(),
             links_stay: false,
             applied: Vec::new(),
@@ -145,9 +153,11 @@ impl Bench {
             paths: BTreeMap::new(),
             notes: Vec::new(),
             refuses,
+            gone: false,
             spool: Ok(None),
             stamps: Vec::new(),
             hold_commits: false,
+            ec2: None,
         };
         bench.settle(outcome);
         bench
@@ -162,9 +172,12 @@ impl Bench {
                 primary_mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
             },
-            limits: InstanceLimits { enis: 1, addresses_per_eni: u32::from(self.addresses) + 1 },
+            limits: InstanceLimits {
+                enis: self.ec2.as_ref().map_or(1, |_| 3),
+                addresses_per_eni: u32::from(self.addresses) + 1,
+            },
             tagged: true,
-            enis: vec![EniObservation {
+            enis: std::iter::once(EniObservation {
                 id: "eni-1".parse().unwrap(),
                 mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 subnet: "subnet-1".parse().unwrap(),
@@ -178,7 +191,9 @@ impl Bench {
                 }),
                 security_groups: Vec::new(),
                 tags: BTreeMap::new(),
-            }],
+            })
+            .chain(self.ec2.iter().flat_map(|ec2| ec2.enis.clone()))
+            .collect(),
         }
     }
 
@@ -243,10 +258,11 @@ impl Bench {
                     index: Some(index),
                     step: format!("{step:?}"),
                     cause: "no".into(),
+                    gone: self.gone,
                 };
                 let failed = refused.map(error).collect();
                 if self.mends {
-                    let taken = steps.iter().cloned();
+                    let taken = steps.iter().filter(|step| !(self.refuses)(step)).cloned();
                     let planned = taken.map(|step| Planned { step, reason: Reason::Missing });
                     take(&mut self.view, &planned.collect::<Vec<_>>());
                 }
@@ -261,8 +277,14 @@ impl Bench {
                 Completion::SandboxesChecked(seen.collect())
             }
             EffectKind::ObserveCloud { .. } if self.no_cloud => Completion::CloudObserved(Err("away".into())),
-            EffectKind::ObserveCloud { .. } => Completion::CloudObserved(Ok(self.cloud())),
-            EffectKind::Mutate(mutation) => panic!("one full ENI is all: {mutation:?}"),
+            EffectKind::ObserveCloud { .. } => {
+                self.looks += 1;
+                Completion::CloudObserved(Ok(self.cloud()))
+            }
+            EffectKind::Mutate(mutation) => match &mut self.ec2 {
+                Some(ec2) => Completion::Mutated(ec2.mutate(mutation)),
+                None => panic!("one full ENI is all: {mutation:?}"),
+            },
             EffectKind::Consult(_) => Completion::Consulted(self.spool.clone()),
             EffectKind::Stamp { renewed, .. } => return self.stamps.push(renewed),
             EffectKind::WatchLinks(_) => return,
@@ -475,6 +497,30 @@ fn a_del_waits_for_an_add_that_is_being_wired_and_ends_those_behind_it() {
     bench.added(1);
     assert_eq!(bench.reply(3), Some(&reply::Outcome::Done));
     assert!(bench.owner.attachment(&key("a")).is_none());
+}
+
+#[test]
+fn an_address_that_ec2_took_from_its_holder_is_given_to_nobody_after_it() {
+    let mut bench = Bench::new(2);
+    for (op, name) in [(1, "a"), (2, "b")] {
+        bench.send(Event::Add { op: OpId(op), ask: ask(name, op) });
+    }
+    let taken = bench.added(2).ips[0].address.clone();
+    assert_eq!(taken, "10.0.1.21/32");
+    // Somebody unassigns it, while it is held.
+    bench.addresses = 1;
+    bench.pass(Duration::from_secs(30));
+    bench.send(Event::Del { op: OpId(3), key: key("b") });
+    bench.pass(Duration::from_millis(200));
+    // It has cooled down at the same moment in which the next look is due, and the ADD comes before that.
+    bench.now = bench.now + Duration::from_millis(29_800);
+    bench.send(Event::Add { op: OpId(4), ask: ask("c", 4) });
+    assert!(!matches!(bench.reply(4), Some(reply::Outcome::Added(_))), "{:?}", bench.reply(4));
+    for _ in 0..3 {
+        bench.pass(Duration::from_secs(30));
+    }
+    assert!(!matches!(bench.reply(4), Some(reply::Outcome::Added(_))), "{:?}", bench.reply(4));
+    assert_eq!(bench.owner.pool().addresses().count(), 1, "it is dropped");
 }
 
 #[test]

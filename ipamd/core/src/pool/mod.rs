@@ -45,7 +45,7 @@ struct Address {
 pub struct Pool {
     enis: BTreeMap<EniId, Eni>,
     addresses: BTreeMap<Ipv4Addr, Address>,
-    /// Free and laid, by ENI, oldest first.
+    /// Free and laid, and named by the last look at EC2, by ENI, oldest first.
     available: BTreeMap<EniId, BTreeSet<(Timestamp, Ipv4Addr)>>,
     /// Cooling and reaped, by the end of the cooldown.
     cooled: BTreeSet<(Timestamp, Ipv4Addr)>,
@@ -191,8 +191,14 @@ impl Pool {
     /// Takes an address that EC2 names into the pool, free from `now` on once it is laid. Of one that is there already
     /// at most the ENI changes. The record to commit, if any.
     pub fn adopt(&mut self, address: Ipv4Addr, eni: &EniId, now: Timestamp) -> Option<AddressRecord> {
-        if let Some(known) = self.addresses.get_mut(&address) {
-            known.missed = 0;
+        if self.addresses.get(&address).is_some_and(|known| known.missed > 0) {
+            self.unindex(address);
+            if let Some(known) = self.addresses.get_mut(&address) {
+                known.missed = 0;
+            }
+            self.index(address);
+        }
+        if let Some(known) = self.addresses.get(&address) {
             if known.record.eni == *eni {
                 return None;
             }
@@ -211,12 +217,16 @@ impl Pool {
         Some(record)
     }
 
-    /// Counts that EC2 did not name an address; the number of times in a row.
+    /// Counts that EC2 did not name an address; the number of times in a row. Until EC2 names it again it is not given
+    /// out.
     pub fn miss(&mut self, address: Ipv4Addr) -> u32 {
-        self.addresses.get_mut(&address).map_or(0, |a| {
+        self.unindex(address);
+        let missed = self.addresses.get_mut(&address).map_or(0, |a| {
             a.missed += 1;
             a.missed
-        })
+        });
+        self.index(address);
+        missed
     }
 
     /// Takes a free address out of the pool; false when it is not free.
@@ -373,7 +383,7 @@ impl Pool {
         self.counts.get(id).copied().unwrap_or_default()
     }
 
-    /// How many addresses can be allocated at once: free and laid.
+    /// How many addresses can be allocated at once.
     pub fn available(&self) -> usize {
         let usable = self.enis.values().filter(|e| e.is_usable());
         usable.filter_map(|e| self.available.get(&e.record.id)).map(BTreeSet::len).sum()
@@ -393,7 +403,7 @@ impl Pool {
         self.version += 1;
         let Some(entry) = self.addresses.get(&address) else { return };
         match entry.record.state {
-            AddressState::Free { since } if entry.laid => {
+            AddressState::Free { since } if entry.laid && entry.missed == 0 => {
                 self.available.entry(entry.record.eni.clone()).or_default().insert((since, address));
             }
             AddressState::Cooling { until, .. } if entry.reaped => {

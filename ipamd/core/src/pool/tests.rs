@@ -107,6 +107,32 @@ fn two_misses_in_a_row_are_counted_and_a_sighting_resets() {
     assert_eq!(pool.counts(), PoolCounts::default());
 }
 
+#[test]
+fn what_ec2_does_not_name_is_not_given_out_until_it_does() {
+    let mut pool = pool(1, 1);
+    let address = Ipv4Addr::new(10, 0, 0, 100);
+    let now = Timestamp::from_millis(10);
+    let is_given = |pool: &Pool| pool.clone().allocate(&holder(9), now).is_some();
+    assert!(is_given(&pool));
+    pool.miss(address);
+    assert_eq!((is_given(&pool), pool.available(), pool.counts().free), (false, 0, 1));
+    pool.adopt(address, &eni(0).id, now);
+    assert_eq!((is_given(&pool), pool.available(), pool.counts().free), (true, 1, 1));
+    // Missed while it is held: it comes back free, and serves nobody.
+    pool.allocate(&holder(1), now).unwrap();
+    pool.miss(address);
+    pool.release(address, &holder(1), now);
+    pool.reaped(address, &holder(1));
+    pool.settle(now);
+    assert_eq!((is_given(&pool), pool.available(), pool.counts().free), (false, 0, 1));
+    pool.set_laid(&BTreeSet::new());
+    pool.set_laid(&BTreeSet::from([address]));
+    assert!(!is_given(&pool));
+    assert_eq!(pool.miss(address), 2);
+    assert!(pool.drop_free(address));
+    assert_eq!((pool.available(), pool.counts()), (0, PoolCounts::default()));
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Allocate(u64),

@@ -93,6 +93,16 @@ impl Driver {
         }
     }
 
+    /// Wakes a reconciler that waits after failed passes: it runs after the first of these waits at the latest, however
+    /// often it failed.
+    pub fn wake_soon(&mut self, reconciler: usize, now: Timestamp) {
+        let entry = &mut self.entries[reconciler];
+        let soon = now + entry.schedule.backoff;
+        if entry.running.is_none() && entry.streak > 0 {
+            entry.due = Some(entry.due.map_or(soon, |old| old.min(soon)));
+        }
+    }
+
     /// Wakes a reconciler although its last pass failed: what it failed for has come.
     pub fn wake_now(&mut self, reconciler: usize, now: Timestamp) {
         let entry = &mut self.entries[reconciler];
@@ -256,6 +266,28 @@ mod tests {
         }
         assert_eq!(driver.views()[0].failures, 5);
         assert_eq!(driver.views()[0].state, "backing_off");
+    }
+
+    #[test]
+    fn who_is_woken_soon_waits_no_longer_than_after_the_first_failure() {
+        let mut driver = driver(Some(30 * SECOND));
+        for start in [0, 1_000, 3_000] {
+            let [pass] = driver.poll(at(start))[..] else { panic!("due at {start}") };
+            driver.wake_soon(0, at(start));
+            driver.ended(pass, Err("no".into()), at(start));
+        }
+        assert_eq!(driver.next_deadline(), Some(at(7_000)));
+        driver.wake_soon(0, at(4_000));
+        driver.wake_soon(0, at(4_500));
+        assert_eq!(driver.next_deadline(), Some(at(5_000)));
+        let [pass] = driver.poll(at(5_000))[..] else { panic!("woken") };
+        driver.ended(pass, Ok(()), at(5_000));
+        driver.wake_soon(0, at(5_000));
+        assert_eq!(
+            driver.next_deadline(),
+            Some(at(35_000)),
+            "it is not at once: that is what a wake-up is for"
+        );
     }
 
     #[test]

@@ -91,7 +91,7 @@ fn cause() -> String {
 }
 
 fn failed(step: &str) -> HostStepError {
-    HostStepError { index: None, step: step.to_owned(), cause: cause() }
+    HostStepError { index: None, step: step.to_owned(), cause: cause(), gone: false }
 }
 
 impl<K: HalfWire, D: FnMut(Call<'_>) -> Fault> HostKernel for Faulty<K, D> {

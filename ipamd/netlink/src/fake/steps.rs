@@ -92,6 +92,7 @@ impl FakeKernel {
             index: None,
             step: ours::describe(step),
             cause: errno_name(errno),
+            gone: errno == libc::ENODEV,
         })
     }
 
@@ -161,7 +162,7 @@ impl FakeKernel {
             _ if wanted == FilterChain::Forward => {}
             _ => {
                 let cause = format!("iptables-nft ended with exit status: 1: no chain {}", wanted.name());
-                return Err(HostStepError { index: None, step: ours::describe(step), cause });
+                return Err(HostStepError { index: None, step: ours::describe(step), cause, gone: false });
             }
         }
         Ok(())

@@ -138,6 +138,8 @@ impl Sift {
                 (own && others, Trigger::Route)
             }
             RTM_DELNEIGH => (self.neighbour(body), Trigger::Neighbour),
+            // The kernel's own are what it learns by ARP: no permanent one is changed so.
+            RTM_NEWNEIGH => (others && header.port != 0 && self.neighbour(body), Trigger::Neighbour),
             RTM_NEWRULE | RTM_DELRULE => (others, Trigger::Rule),
             RTM_NEWNETCONF => (self.settings(body), Trigger::Settings),
             _ => return None,

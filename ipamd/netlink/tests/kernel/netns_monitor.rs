@@ -126,6 +126,12 @@ fn what_others_do_is_told_as_the_fake_tells_it() {
             damage(&mut fake, index);
             assert_eq!(told.all(), fake.take_told(), "{line}");
         }
+        let address = spec(1).address;
+        let line = format!("ip neigh replace {address} lladdr 02:07:07:07:07:08 dev {pod} nud permanent");
+        node.space.sh(&line);
+        assert_eq!(told.all(), BTreeSet::from([Trigger::Neighbour]), "{line}");
+        node.space.sh("ip neigh replace 10.9.9.9 lladdr 02:07:07:07:07:08 dev ens6 nud permanent");
+        assert_eq!(told.all(), BTreeSet::new(), "a neighbour on another link");
         assert_eq!(host.observe().unwrap().nft, None);
         drop(socket);
         drop(sandbox);

@@ -15,6 +15,9 @@ use crate::time::Timestamp;
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The wait for another ENI after one could not be attached doubles so often at most.
+const ATTACH_DOUBLINGS: u32 = 7;
+
 impl Owner {
     pub(super) fn create(&mut self, secondary: u32, now: Timestamp) {
         let Some(instance) = self.node.instance.as_ref().map(|i| i.id.clone()) else { return };
@@ -127,6 +130,9 @@ impl Owner {
                 self.wake_host_net(now);
             }
             (Mutation::Attach { eni, .. } | Mutation::Detach { eni }, _) => {
+                if matches!(mutation, Mutation::Attach { .. }) {
+                    self.growth.attach_refusals = 0;
+                }
                 self.growth.seen.remove(eni);
                 self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
             }
@@ -174,7 +180,11 @@ impl Owner {
             Mutation::Attach { eni, .. }
                 if matches!(error.kind, CloudErrorKind::LimitReached | CloudErrorKind::Unauthorized) =>
             {
-                // The instance carries no more, or must not: what was created for it is deleted again.
+                // The instance carries no more, or must not: what was created for it is deleted again. The next one will
+                // most likely fare no better, and nobody may be waiting: it is tried more and more seldom.
+                let times = 1 << self.growth.attach_refusals.min(ATTACH_DOUBLINGS);
+                self.growth.attach_refusals += 1;
+                let until = now + error.retry_after() * times;
                 self.growth.create_refused = Some((until, error.to_string()));
                 batch.extend(self.pool.set_state(eni, EniState::Deleting).map(Write::PutEni));
                 batch.extend(self.pool.drop_all_free(eni).into_iter().map(Write::DeleteAddress));

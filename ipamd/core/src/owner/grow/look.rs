@@ -24,8 +24,10 @@ impl Owner {
     /// Whether something at EC2 is on its way or not known.
     pub(super) fn is_unsettled(&self) -> bool {
         let moves = |state: EniState| !state.is_laid() && state != EniState::Lost;
-        let moving = self.pool.enis().any(|e| moves(e.record.state));
         let growth = &self.growth;
+        // Of one whose change EC2 has refused nothing comes until it is tried again.
+        let held = |id: &EniId| growth.held.contains_key(id);
+        let moving = self.pool.enis().any(|e| moves(e.record.state) && !held(&e.record.id));
         let unknown = growth.intents.values().any(|i| matches!(i.stage, Stage::Unknown(_)));
         moving
             || unknown

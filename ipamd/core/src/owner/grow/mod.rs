@@ -61,6 +61,8 @@ pub(super) struct Growth {
     foreign: BTreeSet<u32>,
     create_refused: Option<(Timestamp, String)>,
     assign_refused: Option<(Timestamp, String)>,
+    /// How often in a row an ENI that was created could not be attached, so that it was for nothing.
+    attach_refusals: u32,
     surplus_since: Option<Timestamp>,
     /// Looks in a row that named an ENI with our tag but without a record.
     strangers: BTreeMap<EniId, u32>,

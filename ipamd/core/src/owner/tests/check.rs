@@ -145,7 +145,7 @@ fn what_differs_is_said_and_a_failed_look_is_no_difference() {
     let address = bench.wires[0].address;
     differs(&bench, 2, &format!("the sandbox's address: expected {address}/32, found none"));
     check(&mut bench, 3);
-    let cause = HostStepError { index: None, step: "look".into(), cause: "ENOBUFS".into() };
+    let cause = HostStepError { index: None, step: "look".into(), cause: "ENOBUFS".into(), gone: false };
     looked(&mut bench, Err(cause));
     assert_eq!(bench.error(3).code, Code::TryAgainLater);
     assert!(bench.error(3).to_string().contains("ENOBUFS"));

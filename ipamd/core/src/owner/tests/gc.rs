@@ -90,7 +90,7 @@ fn a_failed_look_frees_nothing_and_is_an_error() {
     bench.hold_host = true;
     gc(&mut bench, 10, "vpc", &[]);
     let effect = bench.held.pop().unwrap();
-    let cause = HostStepError { index: None, step: "look".into(), cause: "ENOBUFS".into() };
+    let cause = HostStepError { index: None, step: "look".into(), cause: "ENOBUFS".into(), gone: false };
     bench.send(Event::Done { effect: effect.id, completion: Completion::HostObserved(Err(cause)) });
     assert_eq!(bench.error(10).code, Code::TryAgainLater);
     assert!(bench.error(10).to_string().contains("ENOBUFS"), "{}", bench.error(10));

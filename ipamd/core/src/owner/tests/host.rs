@@ -1,7 +1,9 @@
 //! Steps on the host's network that keep failing: what they are not about is served all the same.
 
 use super::*;
-use crate::kernel::{ENI_TABLE, FilterChain, Forward, PODS_TABLE, RouteAction};
+use crate::kernel::{
+    ENI_TABLE, FIRST_IFINDEX, FilterChain, Forward, PODS_TABLE, RouteAction, RouteView, Thing, Trigger,
+};
 use crate::record::EniRecord;
 
 /// What is stored of a node with the ENIs 1 and 2, and two addresses on each; the addresses of the second are
@@ -110,4 +112,99 @@ fn a_step_that_keeps_failing_does_not_keep_new_addresses_waiting() {
         bench.pass(Duration::from_secs(1));
     }
     assert_eq!(bench.owner.pool().available(), 3);
+}
+
+/// Everything but these steps is laid, and their back-off is long by now.
+fn failing_for_long(stored: Stored, mut view: HostView, refuses: fn(&HostStep) -> bool) -> Bench {
+    view.forward = Forward::Drops { chain: FilterChain::Forward, accepted: false };
+    let mut bench = Bench::start_refusing(2, stored, view, true, refuses);
+    bench.mends = true;
+    bench.send(Event::HostChanged(BTreeSet::from([Trigger::Link])));
+    for _ in 0..40 {
+        bench.pass(Duration::from_secs(3));
+    }
+    assert!(!bench.view.rules.is_empty());
+    bench.notes.clear();
+    bench
+}
+
+/// How long it takes until all rules are there again.
+fn mends_rules(bench: &mut Bench) -> Duration {
+    let (before, since) = (bench.view.rules.clone(), bench.now);
+    bench.view.rules.clear();
+    bench.send(Event::HostChanged(BTreeSet::from([Trigger::Rule])));
+    while bench.view.rules.len() < before.len() {
+        bench.pass(Duration::from_millis(50));
+    }
+    bench.now - since
+}
+
+#[test]
+fn a_step_that_keeps_failing_keeps_no_repair_waiting_and_it_is_counted() {
+    let refuses = |step: &HostStep| matches!(step, HostStep::AcceptForward(_));
+    let (stored, view) = two_enis();
+    let mut bench = failing_for_long(stored, view, refuses);
+    for _ in 0..3 {
+        assert!(mends_rules(&mut bench) <= Duration::from_millis(1_050));
+    }
+    let told = |n: &Note| matches!(n, Note::Repaired { trigger: Trigger::Rule, thing: Thing::Rule, .. });
+    assert_eq!(bench.notes.iter().filter(|n| told(n)).count(), 3, "{:?}", bench.notes);
+}
+
+#[test]
+fn an_eni_without_a_link_keeps_no_repair_waiting_and_coming_it_is_none() {
+    let (stored, mut view) = two_enis();
+    let link = view.links.pop().unwrap();
+    let mut bench = failing_for_long(stored, view, |_| false);
+    assert!(mends_rules(&mut bench) <= Duration::from_millis(1_050));
+    let rules = |bench: &mut Bench| {
+        let notes = std::mem::take(&mut bench.notes);
+        notes.iter().filter(|n| matches!(n, Note::Repaired { thing: Thing::Rule, .. })).count()
+    };
+    assert_eq!(rules(&mut bench), 1);
+    bench.view.links.push(link);
+    bench.pass(Duration::from_secs(40));
+    assert!(bench.view.rules.iter().any(|rule| rule.table == ENI_TABLE + 2), "{:?}", bench.view.rules);
+    assert_eq!(rules(&mut bench), 0, "what is laid for the first time is no repair");
+}
+
+#[test]
+fn a_sandbox_that_dies_between_look_and_step_is_no_failure() {
+    let damages: [fn(&mut HostView); 4] = [
+        |view| view.pods_routes.clear(),
+        |view| view.neighbours.clear(),
+        |view| view.links.last_mut().unwrap().up = false,
+        |view| view.links.last_mut().unwrap().alias = "theirs".into(),
+    ];
+    for damage in damages {
+        for gone in [true, false] {
+            let mut bench = super::watch::whole(2, &["a"]);
+            let link = bench.wires[0].ifindex;
+            damage(&mut bench.view);
+            bench.hold_host = true;
+            bench.send(Event::HostChanged(BTreeSet::from([Trigger::Overrun])));
+            // It is gone when the steps are taken: the kernel refuses those on it.
+            (bench.gone, bench.mends) = (gone, false);
+            bench.refuses = |step| {
+                let to_pod = |route: &RouteView| matches!(route.action, RouteAction::Device { .. });
+                match step {
+                    HostStep::AddRoute(route) => to_pod(route),
+                    HostStep::SetNeighbour(_) | HostStep::SetAlias { .. } => true,
+                    HostStep::SetLink { ifindex, .. } => *ifindex >= FIRST_IFINDEX,
+                    _ => false,
+                }
+            };
+            bench.release_host();
+            let failed = bench.notes.iter().any(|note| matches!(note, Note::PassFailed { .. }));
+            assert_eq!(failed, !gone, "{:?}", bench.applied);
+            assert!(!gone || !bench.owner.health().steering_broken);
+            let counted =
+                |note: &Note| matches!(note, Note::Repaired { thing, .. } if *thing != Thing::Route);
+            assert!(!bench.notes.iter().any(counted), "{:?}", bench.notes);
+            bench.view.links.retain(|l| l.ifindex != link);
+            bench.send(Event::HostChanged(BTreeSet::from([Trigger::Link])));
+            bench.pass(Duration::from_secs(2));
+            assert_eq!(bench.owner.attachment(&key("a")).unwrap().state, AttachmentState::Broken);
+        }
+    }
 }

@@ -3,11 +3,11 @@
 use super::*;
 use crate::host_net;
 use crate::host_net::foreign::ReportKind;
-use crate::kernel::{Alias, POD_GROUP, POD_INET, PROTOCOL, RuleView, Thing, Trigger};
+use crate::kernel::{Alias, POD_GROUP, POD_INET, PROTOCOL, RouteAction, RouteView, RuleView, Thing, Trigger};
 use std::collections::BTreeSet;
 
 /// A node on which all is laid, with one pod per name.
-fn whole(addresses: u8, pods: &[&str]) -> Bench {
+pub(super) fn whole(addresses: u8, pods: &[&str]) -> Bench {
     let mut bench = Bench::new(addresses);
     bench.mends = true;
     for (number, name) in pods.iter().enumerate() {
@@ -121,6 +121,67 @@ fn who_undoes_a_repair_each_time_is_told_and_waited_out() {
 }
 
 #[test]
+fn a_fight_over_one_thing_keeps_nothing_else_waiting() {
+    let mut bench = whole(2, &["a"]);
+    for _ in 0..12 {
+        bench.view.rules.clear();
+        changed(&mut bench, Trigger::Rule);
+    }
+    for _ in 0..5 {
+        bench.view.rules.clear();
+        while bench.view.rules.is_empty() {
+            bench.pass(Duration::from_millis(500));
+        }
+    }
+    bench.view.rules.clear();
+    changed(&mut bench, Trigger::Rule);
+    bench.pass(Duration::from_secs(2));
+    assert!(bench.view.rules.is_empty(), "it is waited out");
+    let waits = bench.now;
+    bench.notes.clear();
+    bench.view.pods_routes.clear();
+    changed(&mut bench, Trigger::Route);
+    changed(&mut bench, Trigger::Rule);
+    while !bench.view.pods_routes.iter().any(|r| matches!(r.action, RouteAction::Device { .. })) {
+        bench.pass(Duration::from_millis(50));
+    }
+    assert!(bench.now - waits <= Duration::from_secs(1));
+    assert!(
+        repairs(&mut bench)
+            .iter()
+            .any(|(trigger, thing, _)| (*trigger, *thing) == (Trigger::Route, Thing::Route))
+    );
+}
+
+#[test]
+fn what_was_broken_of_an_add_that_is_being_recorded_is_repaired_when_it_is() {
+    let mut bench = whole(2, &["a"]);
+    bench.hold_commits = true;
+    bench.send(Event::Add { op: OpId(1), ask: ask("b", 9) });
+    let spec = bench.wires.last().unwrap().clone();
+    let links = bench.view.links.len();
+    appear(&mut bench);
+    assert_eq!(bench.view.links.len(), links + 1);
+    let to_pod = |route: &RouteView| route.action == RouteAction::Device { ifindex: spec.ifindex };
+    assert!(!bench.view.pods_routes.iter().any(to_pod), "somebody has flushed it");
+    bench.applied.clear();
+    changed(&mut bench, Trigger::Route);
+    assert_eq!(bench.reply(1), None);
+    assert!(!bench.view.pods_routes.iter().any(to_pod), "it is not judged while it is made");
+    bench.release_commits();
+    bench.added(1);
+    assert!(bench.view.pods_routes.iter().any(to_pod), "without any further event: {:?}", bench.applied);
+    let told = repairs(&mut bench);
+    assert!(told.contains(&(Trigger::Route, Thing::Route, Reason::Missing)), "{told:?}");
+    // Nobody changed anything meanwhile: nothing is looked at.
+    bench.hold_host = true;
+    bench.send(Event::Del { op: OpId(2), key: key("b") });
+    bench.held.clear();
+    bench.send(Event::Add { op: OpId(3), ask: ask("c", 10) });
+    assert!(bench.held.is_empty(), "{:?}", bench.held);
+}
+
+#[test]
 fn a_link_that_is_gone_breaks_its_attachment_and_frees_nothing() {
     let mut bench = whole(2, &["a", "b"]);
     let link = bench.wires[0].ifindex;
@@ -141,11 +202,22 @@ fn a_link_that_is_gone_breaks_its_attachment_and_frees_nothing() {
 }
 
 #[test]
-fn a_link_that_was_changed_in_everything_is_neither_broken_nor_touched() {
+fn a_link_that_was_changed_in_all_but_its_group_is_repaired() {
     let mut bench = whole(2, &["a"]);
-    let index = bench.view.links.len() - 1;
-    let link = &mut bench.view.links[index];
-    (link.name, link.alias, link.mac) = ("theirs".into(), String::new(), None);
+    let before = bench.view.clone();
+    let link = bench.view.links.last_mut().unwrap();
+    (link.name, link.alias, link.mac) = ("theirs".into(), "theirs".into(), None);
+    changed(&mut bench, Trigger::Link);
+    assert_eq!(bench.view, before);
+    let told: BTreeSet<Thing> = repairs(&mut bench).into_iter().map(|(_, thing, _)| thing).collect();
+    assert_eq!(told, BTreeSet::from([Thing::Alias, Thing::Mac, Thing::Name]));
+}
+
+#[test]
+fn a_link_that_was_changed_in_everything_is_neither_broken_nor_touched_and_told() {
+    let mut bench = whole(2, &["a"]);
+    let link = bench.view.links.last_mut().unwrap();
+    (link.name, link.alias, link.mac, link.group) = ("theirs".into(), String::new(), None, 0);
     bench.view.rules.push(RuleView {
         priority: 100,
         table: 100,
@@ -156,7 +228,9 @@ fn a_link_that_was_changed_in_everything_is_neither_broken_nor_touched() {
     changed(&mut bench, Trigger::Link);
     assert_eq!(state(&bench, "a"), Some(AttachmentState::Live));
     assert!(bench.applied.is_empty(), "{:?}", bench.applied);
-    assert_eq!(bench.owner.host_reports()[ReportKind::Rule.name()], 1);
+    let reports = bench.owner.host_reports();
+    assert_eq!((reports[ReportKind::Rule.name()], reports[ReportKind::Link.name()]), (1, 1));
+    assert!(bench.owner.health().reasons.iter().any(|r| r.contains("link theirs")), "it is told");
 }
 
 #[test]

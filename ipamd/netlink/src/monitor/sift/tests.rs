@@ -142,6 +142,10 @@ fn neighbours_and_settings_count_on_links_of_ours() {
     };
     assert_eq!(sift.route(header(RTM_DELNEIGH, 0), &neighbour(POD_LINK, 2)), Some(Trigger::Neighbour));
     assert_eq!(sift.route(header(RTM_DELNEIGH, 0), &neighbour(POD_LINK, 10)), None);
+    let changed = |sift: &mut Sift, port| sift.route(header(RTM_NEWNEIGH, port), &neighbour(POD_LINK, 2));
+    assert_eq!(changed(&mut sift, OTHERS), Some(Trigger::Neighbour));
+    assert_eq!((changed(&mut sift, OURS), changed(&mut sift, 0)), (None, None));
+    assert_eq!(sift.route(header(RTM_NEWNEIGH, OTHERS), &neighbour(9, 2)), None);
     assert_eq!(sift.route(header(RTM_DELNEIGH, 0), &neighbour(3, 2)), None, "the gateway's comes by itself");
     let settings = |link: u32| {
         let mut body = vec![2, 0, 0, 0];
