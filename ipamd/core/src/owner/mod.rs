@@ -212,6 +212,7 @@ impl Owner {
 
     fn tick(&mut self, now: Timestamp) {
         self.pool.settle(now);
+        self.note_overdue(now);
         self.expire_waiting(now);
         if self.gate.open() && self.pool.available() > 0 {
             self.begin_waiting(now);

@@ -1,7 +1,7 @@
 //! What becomes of records and links at start.
 //!
 //! Owns the comparison of what was stored with what the kernel has, before the first ADD is served: a link without a
-//! record is dying; `adding` with its alias and its route is live, otherwise it is undone; `live` without a link is
+//! record is dying; `adding` with its alias or its route is live, otherwise it is undone; `live` without a link is
 //! broken; a record whose link is in the dying group has its DEL finished. With an empty store every whole link of
 //! ours is rebuilt into a record: nothing alive is forgotten because a file was deleted. Does not read the store or
 //! the kernel: both are handed in.
@@ -52,7 +52,8 @@ pub enum RestoreError {
 enum LinkState {
     Gone,
     Dying,
-    /// There; `whole` when it has its alias and its route.
+    /// There; `whole` when it has its alias or its route: they are sent once the sandbox's side is acknowledged, and what
+    /// others have taken away of the host's side since is laid again.
     There {
         whole: bool,
     },
@@ -101,7 +102,7 @@ impl Owner {
             kills: BTreeMap::new(),
             reaper: Reaper::default(),
             dirty: Dirty::default(),
-            gate: Gate::default(),
+            gate: Gate::since(now),
             host: HostWatch::default(),
             evidence: Evidence::default(),
             driver: Driver::default(),
@@ -121,6 +122,10 @@ impl Owner {
         }
         owner.restore_links(host, fresh, now);
         owner.reserve_now();
+        if fresh {
+            // In one transaction: a store that has a node and lacks attachments would make orphans of their links.
+            owner.mark_dirty(RecordId::All, now);
+        }
         owner.commit(Purpose::Housekeeping, vec![Write::PutNode(owner.node.clone())], now);
         owner.write_dirty(now);
         owner.gate.committing =
@@ -216,18 +221,14 @@ impl Owner {
                 continue;
             }
             self.note(Note::OrphanLink { ifindex: link.ifindex, alias: link.alias.clone() });
-            // The route of a link that was taken off is gone, its neighbour stays until the link does.
-            let mut addresses = routed_by(link.ifindex, host);
-            addresses.extend(host.neighbours.iter().filter(|n| n.ifindex == link.ifindex).map(|n| n.address));
-            addresses.sort_unstable();
-            addresses.dedup();
+            let addresses = addresses_of(link.ifindex, host).into_iter().collect();
             let item = ReapItem::orphan(link.ifindex, link.alias.clone(), addresses);
             self.reaper.push(item, now);
         }
     }
 
-    /// A record from a whole link: its alias names the attachment, its route the address, its neighbour the
-    /// sandbox's MAC, its group the ENI. Nothing is invented: a link that lacks one of them is not rebuilt.
+    /// A record from a whole link: its alias names the attachment, and so the sandbox's MAC; its route or its neighbour
+    /// the address, its group the ENI. Nothing is invented: a link that nothing names an address of is not rebuilt.
     fn rebuild(&mut self, link: &LinkView, host: &HostView, now: Timestamp) -> Option<AttachmentRecord> {
         if link.group == DYING_GROUP {
             return None;
@@ -241,9 +242,11 @@ impl Owner {
         if self.attachments.current(&key).is_some() {
             return None;
         }
-        let addresses: BTreeSet<Ipv4Addr> = routed_by(link.ifindex, host).into_iter().collect();
+        let addresses = addresses_of(link.ifindex, host);
         let first = *addresses.first()?;
-        let neighbour = host.neighbours.iter().find(|n| n.ifindex == link.ifindex && n.address == first)?;
+        let neighbour = host.neighbours.iter().find(|n| n.ifindex == link.ifindex && n.address == first);
+        let sandbox_mac =
+            neighbour.map_or_else(|| names::mac(&key, told.generation, "sandbox"), |neighbour| neighbour.mac);
         let eni = self.eni_by_number(link.group.checked_sub(POD_GROUP)?);
         let mut record = AttachmentRecord {
             key,
@@ -257,7 +260,7 @@ impl Owner {
             host_ifindex: link.ifindex,
             host_link: link.name.parse().ok()?,
             host_mac: link.mac?,
-            sandbox_mac: neighbour.mac,
+            sandbox_mac,
             mtu: link.mtu,
             pod: Some(told.pod).filter(|p| !p.is_empty()),
             created: now,
@@ -313,7 +316,8 @@ fn is_ours(link: &LinkView) -> bool {
     let group = link.group == DYING_GROUP || (POD_GROUP..POD_GROUP + 0x80).contains(&link.group);
     let eni = (ENI_GROUP..ENI_GROUP + 0x80).contains(&link.group);
     let told = Alias::parse(&link.alias).is_some();
-    let unfinished = group && link.alias.is_empty() && names::is_host_link(&link.name);
+    // Whatever its alias: before ours is sent, others may give it one.
+    let unfinished = group && names::is_host_link(&link.name);
     link.kind == "veth" && link.ifindex >= FIRST_IFINDEX && !eni && (told || unfinished)
 }
 
@@ -321,6 +325,12 @@ fn routed_by(ifindex: u32, host: &HostView) -> Vec<Ipv4Addr> {
     let by_link = host.pods_routes.iter().filter(|r| r.protocol == PROTOCOL && r.metric == 0);
     let by_link = by_link.filter(|r| r.action == RouteAction::Device { ifindex });
     by_link.map(|r| r.destination.addr()).collect()
+}
+
+/// What a link's routes and permanent neighbours say of its addresses: either may have been taken away.
+fn addresses_of(ifindex: u32, host: &HostView) -> BTreeSet<Ipv4Addr> {
+    let by_link = host.neighbours.iter().filter(|n| n.ifindex == ifindex && n.permanent);
+    by_link.map(|n| n.address).chain(routed_by(ifindex, host)).collect()
 }
 
 fn link_state(record: &AttachmentRecord, host: &HostView) -> LinkState {
@@ -335,7 +345,7 @@ fn link_state(record: &AttachmentRecord, host: &HostView) -> LinkState {
         Some(link) if link.group == DYING_GROUP => LinkState::Dying,
         Some(link) => {
             let routed = routed_by(link.ifindex, host);
-            let whole = link.alias == wanted && record.addresses.iter().all(|a| routed.contains(a));
+            let whole = link.alias == wanted || record.addresses.iter().all(|a| routed.contains(a));
             LinkState::There { whole }
         }
     }
