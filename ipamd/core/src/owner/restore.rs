@@ -139,6 +139,14 @@ impl Owner {
         Ok((owner, out))
     }
 
+    /// ADDs were served in this boot, though the store does not say so: it is a new one. What the run folder's stamp tells.
+    pub fn was_ready_in_this_boot(&mut self, now: Timestamp) {
+        if !self.node.was_ready {
+            self.node.was_ready = true;
+            self.mark_dirty(RecordId::Node, now);
+        }
+    }
+
     fn restore_record(&mut self, record: AttachmentRecord, host: &HostView, now: Timestamp) {
         let id = record.id();
         let link = link_state(&record, host);
@@ -160,6 +168,9 @@ impl Owner {
         self.attachments.put(record.clone());
         if state == AttachmentState::Broken {
             self.evidence.suspect(id.clone());
+        } else if state == AttachmentState::Live && !record.netns_seen && why.is_none() {
+            // Of an older ipamd, or it ended before it had written down what it saw.
+            self.evidence.look_at(id.clone());
         }
         if changed {
             self.mark_dirty(RecordId::Attachment(id.clone()), now);
@@ -267,6 +278,7 @@ impl Owner {
             boot: self.node.boot.clone(),
             claimed_by: None,
             first_seen: None,
+            netns_seen: false,
             result: AddResult::default(),
         };
         record.result = result(&record);
@@ -338,7 +350,9 @@ fn link_state(record: &AttachmentRecord, host: &HostView) -> LinkState {
     let link = host.links.iter().find(|l| {
         let same_alias = l.alias == wanted;
         let nameless = l.name == record.host_link.as_str() && Alias::parse(&l.alias).is_none();
-        l.ifindex == record.host_ifindex && (same_alias || nameless)
+        // Its MAC is of this attachment alone, whatever others have called it.
+        let same_mac = l.kind == "veth" && l.mac == Some(record.host_mac);
+        l.ifindex == record.host_ifindex && (same_alias || nameless || same_mac)
     });
     match link {
         None => LinkState::Gone,
