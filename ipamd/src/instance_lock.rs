@@ -71,20 +71,16 @@ pub enum LockError {
 }
 
 impl InstanceLock {
-    /// Waits for the place; `waiting` is told once per holder.
+    /// Waits for the place; `waiting` is told of who has it each time that it is tried in vain.
     pub fn acquire_blocking(
         run_dir: &Path,
         mut waiting: impl FnMut(&Holder),
     ) -> Result<InstanceLock, LockError> {
-        let mut known = None;
         loop {
             match InstanceLock::try_acquire(run_dir)? {
                 Ok(lock) => return Ok(lock),
                 Err(holder) => {
-                    if known.as_ref() != Some(&holder) {
-                        waiting(&holder);
-                        known = Some(holder);
-                    }
+                    waiting(&holder);
                     thread::sleep(AGAIN);
                 }
             }

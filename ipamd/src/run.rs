@@ -16,7 +16,8 @@ use crate::server::cni;
 use crate::shell::{Executors, Shell};
 use crate::spool::{SpoolError, SpoolThread};
 use crate::store::{CommitDone, Opened, Replaced, Report, Reserve, Store, StoreThread};
-use crate::{clock, debug, limits, memory, metrics, take_over};
+use crate::take_over::TakeOver;
+use crate::{clock, debug, limits, memory, metrics};
 use embedded_vpc::client::ControlClient;
 use eni_proto::debug::StartStep;
 use eni_proto::ids::{BootId, MacAddr};
@@ -110,11 +111,17 @@ impl Steps {
 pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
     let mut steps = Steps { began: clock::now(), done: Vec::new() };
     let boot = clock::boot_id().map_err(StartError::Boot)?;
-    if ask_for_place {
-        take_over::ask(&config.socket());
-    }
+    let mut place = ask_for_place.then(TakeOver::default);
+    // Before the lock is tried: the first one leaves within its drain, and is not waited for in vain.
+    let mut ask = || place.iter_mut().for_each(|place| place.ask(&config.socket()));
+    ask();
+    let mut known = None;
     let lock = InstanceLock::acquire_blocking(&config.paths.run_dir, |holder| {
-        warn!(%holder, "another ipamd owns this node: waiting for its end");
+        if known.as_ref() != Some(holder) {
+            warn!(%holder, "another ipamd owns this node: waiting for its end");
+            known = Some(holder.clone());
+        }
+        ask();
     })?;
     steps.done("lock");
     let (Opened { store, stored, mut notes, damaged }, reserve) =
@@ -136,7 +143,10 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
         warn!("{note}");
     }
     let view = host.observe().map_err(StartError::Observe)?;
-    let (owner, outcome) = Owner::restore(owner_config(config), stored, &view, &boot, clock::now())?;
+    let (mut owner, outcome) = Owner::restore(owner_config(config), stored, &view, &boot, clock::now())?;
+    if crate::spool::was_stamped(&config.paths.run_dir, &boot) {
+        owner.was_ready_in_this_boot(clock::now());
+    }
     steps.done("host observed, records restored");
 
     let (done, finished) = completions();
@@ -402,8 +412,9 @@ impl Threads {
         metrics: &Arc<Metrics>,
     ) -> Result<crate::spool::SpoolSender, StartError> {
         let (paths, done, metrics) = (&config.paths, done.clone(), metrics.clone());
+        let socket = config.socket();
         let (sender, thread) =
-            SpoolThread::prepare(&paths.spool, &paths.run_dir, boot.clone(), done, metrics)?;
+            SpoolThread::prepare(&paths.spool, (&paths.run_dir, &socket), boot.clone(), done, metrics)?;
         let thread =
             thread.spawn().map_err(|source| StartError::Thread { what: "the spool's thread", source })?;
         self.running.push(thread);

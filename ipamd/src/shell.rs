@@ -135,7 +135,8 @@ impl Shell {
                 self.handle(Event::Tombstone { op, tombstone: buried });
             }
             Finished::InSandbox { effect, op, completion, sandbox } => {
-                if let Some(sandbox) = sandbox {
+                // Of an operation that has ended meanwhile nobody would ever close it again.
+                if let Some(sandbox) = sandbox.filter(|_| self.waiting.contains_key(&op)) {
                     self.sandboxes.insert(op, sandbox);
                 }
                 self.completed(effect, completion);

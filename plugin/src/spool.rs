@@ -14,6 +14,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The most names that lie in the spool: more than the containers of any node, and bounded, for a node may be without an
+/// ipamd for days, and its runtime deletes and retries all the time.
+const NAMES_MOST: usize = 8192;
+
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Buried {
@@ -71,6 +75,13 @@ pub(crate) fn bury(
         let path = path.to_owned();
         move |source| SpoolError { step, path, source }
     };
+    let place = spool.join(spool::file_name(key));
+    if is_full(spool, NAMES_MOST) && is_absent(&place) {
+        let full = io::Error::other(format!(
+            "{NAMES_MOST} names lie there already: start ipamd, which does these DELs"
+        ));
+        return Err(failed("adding to", spool)(full));
+    }
     let new = spool.join(spool::unfinished_name(key, std::process::id(), nanos(boottime())));
     let text = serde_json::to_vec(&tombstone).map_err(io::Error::other).map_err(failed("writing", &new))?;
     let mut file = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new) {
@@ -80,7 +91,6 @@ pub(crate) fn bury(
         }
         Err(error) => return Err(failed("making", &new)(error)),
     };
-    let place = spool.join(spool::file_name(key));
     let written = file.write_all(&text).map_err(failed("writing", &new));
     let placed = written.and_then(|()| fs::rename(&new, &place).map_err(failed("making", &place)));
     if placed.is_err() {
@@ -92,6 +102,11 @@ pub(crate) fn bury(
 
 fn is_absent(folder: &Path) -> bool {
     fs::symlink_metadata(folder).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// Whether a folder has so many names. One that cannot be read is not: making a file in it says why.
+fn is_full(folder: &Path, most: usize) -> bool {
+    fs::read_dir(folder).is_ok_and(|names| names.take(most).count() >= most)
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -130,6 +145,27 @@ mod tests {
         let read: Tombstone = serde_json::from_slice(&text).unwrap();
         assert_eq!((read.key, read.asked_ns, read.netns_cookie), (key(), 9, Some(NetnsCookie(9))));
         assert_eq!(read.boot, boot_id().unwrap());
+    }
+
+    #[test]
+    fn a_full_spool_takes_no_more_names_and_a_newer_del_of_one_that_is_there() {
+        let run = tempfile::tempdir().unwrap();
+        let spool = run.path().join("spool");
+        fs::create_dir(&spool).unwrap();
+        let bury =
+            |key: &AttachmentKey, asked| bury(run.path(), &spool, key, None, Duration::from_nanos(asked));
+        assert_eq!(bury(&key(), 5).unwrap(), Buried::Written);
+        for n in 1..NAMES_MOST - 1 {
+            fs::write(spool.join(n.to_string()), "").unwrap();
+        }
+        let other = |name: &str| AttachmentKey { container: name.parse().unwrap(), ..key() };
+        assert_eq!(bury(&other("c2"), 6).unwrap(), Buried::Written, "the last one");
+        let error = bury(&other("c3"), 7).unwrap_err().to_string();
+        assert!(error.contains("8192 names lie there") && error.contains("start ipamd"), "{error}");
+        assert_eq!(names(&spool).len(), NAMES_MOST);
+        assert_eq!(bury(&key(), 8).unwrap(), Buried::Written, "it has its place");
+        let text = fs::read(spool.join(spool::file_name(&key()))).unwrap();
+        assert_eq!(serde_json::from_slice::<Tombstone>(&text).unwrap().asked_ns, 8);
     }
 
     #[test]

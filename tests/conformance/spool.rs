@@ -138,13 +138,20 @@ fn cni_a_del_whose_answer_is_late_is_done_when_ipamd_goes_on() {
     add(&node, "c1", &one);
     add(&node, "c2", &two);
     node.signal_ipamd(Signal::SIGSTOP);
+    // An ADD that nobody waits for any more lies in the backlog, too.
+    let third = Sandbox::new();
+    let given_up = Call::new(&node, "ADD").of("c3", &third.path()).conf("deadline_ms", json!(300)).start();
     let answer = delete(&node, "c1", &one.path()).run();
     assert_eq!((answer.code, answer.stdout.as_str()), (Some(0), ""));
+    assert_eq!(given_up.end().error(), 11);
     let late = read(&node, "c1");
     node.signal_ipamd(Signal::SIGCONT);
     wait::until("it is done", || live(&node) == ["c2"] && is_empty(&node));
     wait::until("by its tombstone alone", || {
-        node.log().contains("whose plugin is gone already is not begun")
+        let log = node.log();
+        ["ADD", "DEL"]
+            .iter()
+            .all(|verb| log.contains(&format!("{verb} whose plugin is gone already is not begun")))
     });
     // The same id, a moment later; then what is left of the old DEL comes again.
     let address = add(&node, "c1", &one);

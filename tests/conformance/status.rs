@@ -100,6 +100,22 @@ fn cni_status_of_an_ipamd_that_is_stuck_fails_after_its_grace_and_not_before() {
 }
 
 #[test]
+fn cni_status_of_an_ipamd_that_no_plugin_finds_fails_after_its_grace() {
+    let node = Node::new(&Options { secondary: 5, status_grace_ms: 1000, ..Options::default() });
+    wait::until("the stamp is there", || stamp_of(&node).exists());
+    // It lives and all its parts work, but its socket's name is gone.
+    fs::remove_file(node.socket()).unwrap();
+    wait::until("STATUS tells of the silence", || {
+        let answer = status(&node).run();
+        answer.code == Some(1) && answer.error() == 50 && answer.stdout.contains("last known to serve")
+    });
+    assert_eq!(node.ask("status")["cni_status"], 0, "it knows of nothing wrong");
+    let told =
+        |log: &str| log.contains("the stamp is not renewed") && log.contains("cni.sock does not answer");
+    wait::until("the log tells why", || told(&node.log()));
+}
+
+#[test]
 fn cni_status_of_a_full_node_fails_only_where_the_operator_wants_it() {
     let mut node = crate::node(1);
     let sandbox = Sandbox::new();

@@ -10,7 +10,7 @@ use eni_tests::node::{Node, Options};
 use eni_tests::programs::sh;
 use eni_tests::sandbox::Sandbox;
 use eni_tests::wait;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
@@ -42,6 +42,35 @@ fn crash_a_daemon_in_a_private_mount_namespace_frees_nothing_alive() {
     add(&node, "more", &sandbox);
     del(&node, "more", &sandbox.path());
     sound(&node, 29, "after another came and went");
+}
+
+#[test]
+fn crash_a_daemon_that_sees_no_namespace_gives_no_address_of_a_deleted_link_away() {
+    let mut node = Node::without_ipamd(&Options { secondary: 2, ..Options::default() });
+    node.start_ipamd_by(PRIVATE);
+    node.wait_ready();
+    let sandboxes = [Sandbox::new(), Sandbox::new(), Sandbox::new()];
+    for (name, sandbox) in ["c0", "c1"].iter().zip(&sandboxes) {
+        add(&node, name, sandbox);
+    }
+    let broken = records(&node).into_iter().find(|r| r["container"] == "c0").unwrap();
+    node.sh("node", &format!("ip link del {}", broken["host_link"].as_str().unwrap())).unwrap();
+    let is_broken =
+        |node: &Node| records(node).iter().any(|r| r["container"] == "c0" && r["state"] == "broken");
+    wait::until("it is told", || is_broken(&node));
+    // The pool is full, and to this ipamd nothing is at the path of the one that has lost its link.
+    let full = || Call::new(&node, "ADD").of("c2", &sandboxes[2].path()).run();
+    for _ in 0..3 {
+        let answer = full();
+        assert_eq!(answer.error(), 11, "{}", answer.stdout);
+        assert!(is_broken(&node), "its sandbox lives");
+    }
+    let gc = json!({ "cniVersion": "1.1.0", "name": "vpc", "type": "eni-cni", "socket": node.socket(),
+        "cni.dev/valid-attachments": [] });
+    assert_eq!(Call::new(&node, "GC").stdin(gc.to_string().as_bytes()).run().code, Some(0));
+    assert!(is_broken(&node), "nor does a GC that names nobody free it");
+    del(&node, "c0", &sandboxes[0].path());
+    assert!(!is_broken(&node), "its DEL does");
 }
 
 /// Makes a namespace anew under a name until it has the inode of the one before: the kernel gives the lowest that is free.

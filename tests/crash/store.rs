@@ -271,6 +271,22 @@ fn crash_a_deleted_store_is_rebuilt_from_the_links() {
 }
 
 #[test]
+fn crash_a_store_that_is_deleted_while_ec2_is_away_does_not_take_the_node_out_of_service() {
+    let mut node = Node::new(&Options { secondary: 5, ..Options::default() });
+    let sandbox = Sandbox::new();
+    add(&node, "c1", &sandbox);
+    wait::until("the stamp is there", || node.run_dir().join("stamp.json").exists());
+    node.stop_ipamd();
+    fs::remove_file(node.run_dir().join("ipamd.redb")).unwrap();
+    node.cloud_fault("InstanceIdentity", "InternalError", 1_000_000);
+    node.start_ipamd();
+    wait::until("it answers", || node.ipamctl(&["attachments"]).is_ok());
+    let status = node.ask("status");
+    assert_eq!((&status["ready"], &status["cni_status"]), (&false.into(), &0.into()), "{status}");
+    assert_eq!(node.ask("attachments")[0]["state"], "live");
+}
+
+#[test]
 fn crash_a_store_of_a_newer_schema_is_left_as_it_is() {
     let mut node = Node::new(&Options { secondary: 5, ..Options::default() });
     let sandbox = Sandbox::new();

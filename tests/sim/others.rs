@@ -7,9 +7,9 @@ use crate::world::Lie;
 use eni_proto::error::Code;
 use eni_proto::ids::AttachmentKey;
 use eni_proto::reply;
-use ipamd_core::kernel::{FIRST_IFINDEX, HostKernel, Trigger};
+use ipamd_core::kernel::{Alias, FIRST_IFINDEX, HostKernel, RouteAction, Trigger};
 use ipamd_core::owner::event::{CheckAsk, EffectKind, Event, GcAsk, OpId};
-use ipamd_core::record::AttachmentState;
+use ipamd_core::record::{AttachmentRecord, AttachmentState};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -21,10 +21,6 @@ impl History {
             return;
         }
         let (what, which) = (self.dice.roll(16), self.dice.roll(8));
-        // A link whose alias is gone before its record is committed is nobody's after a crash: no record, no mark.
-        if what == 6 && !self.all_recorded() {
-            return;
-        }
         let trigger = if what == 15 {
             self.delete_pair(which)
         } else {
@@ -34,12 +30,7 @@ impl History {
         };
         let Some(trigger) = trigger else { return };
         if matches!(what, 1 | 6) {
-            // Route and alias prove a link whole: without them one that is not stored as live yet is undone by a restart.
-            let stored = &self.world.stored.attachments;
-            let live = |key: &AttachmentKey| {
-                stored.iter().any(|r| r.key == *key && r.state == AttachmentState::Live)
-            };
-            self.promises.retain(|key, _| live(key));
+            self.forget_unproven();
         }
         self.say(&format!("harm {what} {which} {trigger:?}"));
         if self.dice.chance(70) {
@@ -47,12 +38,20 @@ impl History {
         }
     }
 
-    fn all_recorded(&mut self) -> bool {
-        let links = self.world.kernel.observe().expect("the fake observes").links;
+    /// Route or alias prove a link whole: without both, one that is not stored as live yet is undone by a restart.
+    fn forget_unproven(&mut self) {
+        let view = self.world.kernel.observe().expect("the fake observes");
+        let named = |ifindex: u32| {
+            view.links.iter().any(|l| l.ifindex == ifindex && Alias::parse(&l.alias).is_some())
+        };
+        let routed = |ifindex: u32| {
+            view.pods_routes.iter().any(|r| r.metric == 0 && r.action == RouteAction::Device { ifindex })
+        };
+        let proven = |r: &AttachmentRecord| {
+            r.state == AttachmentState::Live || named(r.host_ifindex) || routed(r.host_ifindex)
+        };
         let stored = &self.world.stored.attachments;
-        let recorded =
-            |ifindex| stored.iter().any(|r| r.host_ifindex == ifindex && r.state == AttachmentState::Live);
-        links.iter().filter(|l| l.ifindex >= FIRST_IFINDEX).all(|l| recorded(l.ifindex))
+        self.promises.retain(|key, _| stored.iter().any(|r| r.key == *key && proven(r)));
     }
 
     /// Somebody deletes the link of a promise: its address stays its own, and its sandbox is without it.

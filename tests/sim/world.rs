@@ -207,7 +207,8 @@ impl World {
                 let sandbox = effect.op.and_then(|op| self.sandboxes.get(&op.0)).copied();
                 let Some(sandbox) = sandbox else { return Completion::Wired(Err(WireError::SandboxGone)) };
                 let made = if refuse { Err(refused(false)) } else { self.kernel.wire(spec, &sandbox) };
-                Completion::Wired(made.and(if fault == Fault::Lost { Err(refused(true)) } else { Ok(()) }))
+                let made = made.and(if fault == Fault::Lost { Err(refused(true)) } else { Ok(()) });
+                Completion::Wired(made.map(|()| PathSight::Namespace))
             }
             EffectKind::Look(_) if fault != Fault::None => Completion::Looked(Err(step_failed())),
             EffectKind::Look(spec) => {

@@ -15,6 +15,7 @@ mod licences;
 mod main_loop;
 mod metadata;
 mod modules;
+mod promises;
 mod sizes;
 mod sources;
 mod words;

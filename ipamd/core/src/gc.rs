@@ -1,11 +1,13 @@
 //! Which attachments may go although nobody asked for it.
 //!
 //! Owns two readings: what a runtime's list of valid attachments does not name, and whether a network namespace is
-//! proven gone. The proof is that the kernel has removed the host link that we made, told by its index and alias in a
-//! look that was whole: a runtime that does not name an attachment is no proof, for two of them may share a network's
-//! name. Does not free anything: the owner does, by the transition that DEL uses.
+//! proven gone. The proof begins with the host link that we made: the kernel has removed it, told by its index and alias
+//! in a look that was whole. A container may have deleted its own interface, so that the path by which the runtime named
+//! it has to agree (`owner/evidence`). A runtime that does not name an attachment is no proof, for two of them may share a
+//! network's name. Does not free anything: the owner does, by the transition that DEL uses.
 
 use crate::kernel::{Alias, HostView};
+use crate::owner::event::PathSight;
 use crate::record::{AttachmentRecord, AttachmentState};
 use eni_proto::ids::NetworkName;
 use eni_proto::request::ValidAttachment;
@@ -13,11 +15,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-/// What is known of an attachment's network namespace.
+/// What an attachment's host link says of its network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Netns {
-    /// Gone: the kernel has removed our link.
-    Gone,
+    /// The kernel has removed our link: with the namespace, or somebody has deleted it.
+    Linkless,
     /// Its link is there.
     Lives,
     /// Something has the link's number and does not say whose it is.
@@ -33,6 +35,8 @@ pub enum Kept {
     UnderWay,
     /// Its link cannot be told from another's.
     Unclear(String),
+    /// Its link is gone, and what is at the path of its network namespace does not say that this is gone, too.
+    Path(PathSight),
     /// The look at the host failed: what was not seen is not gone.
     NotSeen(String),
 }
@@ -43,6 +47,12 @@ impl fmt::Display for Kept {
             Kept::Lives => f.write_str("its network namespace lives: the kernel has not removed its link"),
             Kept::UnderWay => f.write_str("an operation on it is under way"),
             Kept::Unclear(why) => f.write_str(why),
+            Kept::Path(PathSight::Namespace) => {
+                f.write_str("its link was deleted: a network namespace is at the path that its runtime named")
+            }
+            Kept::Path(_) => f.write_str(
+                "its link is gone, but whether its network namespace is cannot be told by the path that its runtime named",
+            ),
             Kept::NotSeen(why) => write!(f, "whether its network namespace lives is not known: {why}"),
         }
     }
@@ -68,10 +78,12 @@ pub fn unnamed<'a>(
 /// link's.
 pub fn netns(record: &AttachmentRecord, alias: &str, host: &HostView) -> Netns {
     match host.links.iter().find(|link| link.ifindex == record.host_ifindex) {
-        None => Netns::Gone,
+        None => Netns::Linkless,
         Some(link) if link.alias == alias => Netns::Lives,
+        // A MAC of ours is of one attachment; an alias others may copy.
+        Some(link) if link.kind == "veth" && link.mac == Some(record.host_mac) => Netns::Lives,
         // An index is given out once per boot: another attachment has it only when ours is gone.
-        Some(link) if Alias::parse(&link.alias).is_some() => Netns::Gone,
+        Some(link) if Alias::parse(&link.alias).is_some() => Netns::Linkless,
         Some(link) => {
             let (ifindex, name, alias) = (link.ifindex, &link.name, &link.alias);
             Netns::Unclear(format!("link {ifindex} ({name}) has another alias than ours: {alias:?}"))
@@ -114,6 +126,7 @@ mod tests {
             boot: BootId::new("boot"),
             claimed_by: None,
             first_seen: None,
+            netns_seen: false,
             result: AddResult::default(),
         })
     }
@@ -137,8 +150,16 @@ mod tests {
     fn a_link_that_is_there_by_its_number_and_is_not_anothers_proves_nothing() {
         let record = record("vpc", "a");
         assert_eq!(netns(&record, ALIAS, &host(ALIAS)), Netns::Lives);
-        assert_eq!(netns(&record, ALIAS, &HostView::default()), Netns::Gone);
-        assert_eq!(netns(&record, ALIAS, &host("eni1 8 b eth0 2 vpc")), Netns::Gone, "another attachment's");
+        assert_eq!(netns(&record, ALIAS, &HostView::default()), Netns::Linkless);
+        let copied = "eni1 8 b eth0 2 vpc";
+        assert_eq!(netns(&record, ALIAS, &host(copied)), Netns::Linkless, "another attachment's");
+        let mut ours = host(copied);
+        ours.links[0].mac = Some(record.host_mac);
+        assert_eq!(
+            netns(&record, ALIAS, &ours),
+            Netns::Lives,
+            "an alias can be copied, its MAC says whose it is"
+        );
         for alias in ["", "uplink"] {
             assert!(matches!(netns(&record, ALIAS, &host(alias)), Netns::Unclear(_)), "{alias:?}");
         }

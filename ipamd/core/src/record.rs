@@ -61,8 +61,11 @@ pub struct AttachmentRecord {
     pub eni: EniId,
     /// The sandbox's network namespace.
     pub netns_cookie: NetnsCookie,
-    /// CNI_NETNS, as the runtime wrote it: for display.
+    /// CNI_NETNS, as the runtime wrote it: for display, and for what is there once the link is gone.
     pub netns: String,
+    /// A network namespace was at that path when ipamd looked there: only then does nothing there say that it is gone.
+    #[serde(default)]
+    pub netns_seen: bool,
     /// The host link's index: with the alias it names one link per boot.
     pub host_ifindex: u32,
     /// The host link's name.

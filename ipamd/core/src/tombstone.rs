@@ -126,6 +126,7 @@ mod tests {
             boot: BootId::new("boot-1"),
             claimed_by: None,
             first_seen: None,
+            netns_seen: false,
             result: AddResult::default(),
         }
     }

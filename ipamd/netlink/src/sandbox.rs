@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub struct SandboxSocket {
     fd: OwnedFd,
     cookie: NetnsCookie,
+    path: String,
 }
 
 /// Why a descriptor is no sandbox's.
@@ -50,7 +51,22 @@ impl SandboxSocket {
             Err(error) => return Err(SandboxSocketError::Unreadable(error)),
         }
         let cookie = cookie(fd.as_fd())?;
-        if cookie == host { Err(SandboxSocketError::OfTheHost) } else { Ok(SandboxSocket { fd, cookie }) }
+        if cookie == host {
+            Err(SandboxSocketError::OfTheHost)
+        } else {
+            Ok(SandboxSocket { fd, cookie, path: String::new() })
+        }
+    }
+
+    /// With the path by which the runtime named its namespace.
+    #[must_use]
+    pub fn named(self, path: &str) -> SandboxSocket {
+        SandboxSocket { path: path.to_owned(), ..self }
+    }
+
+    /// What that path says now.
+    pub fn sight(&self) -> PathSight {
+        sight(&self.path)
     }
 
     /// The cookie of the sandbox's network namespace.

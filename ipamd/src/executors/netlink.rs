@@ -87,7 +87,7 @@ fn run(mut host: Host, jobs: &Receiver<(EffectId, Job, Wake)>, done: &Completion
 fn carry_out(host: &mut Host, effect: EffectId, job: Job) -> Finished {
     let completion = match job {
         Job::Wire { op, spec, sandbox } => {
-            let result = host.wire(&spec, &sandbox);
+            let result = host.wire(&spec, &sandbox).map(|()| sandbox.sight());
             let again =
                 matches!(result, Err(WireError::IfindexTaken { .. } | WireError::HostNameTaken { .. }));
             let sandbox = again.then_some(sandbox);

@@ -15,6 +15,7 @@ use eni_proto::ids::AttachmentKey;
 use eni_proto::reply::{self, Reply};
 use ipamd_core::owner::event::{Event, OpId};
 use ipamd_netlink::fail_point;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -122,6 +123,11 @@ async fn serve(this: &Rc<Loop>, stream: &UnixStream, asked: Asked) {
         Asked::Add(ask, sandbox) => {
             let key = ask.key.clone();
             came("add", &key);
+            // Begun now it would take an address, only to be undone: after an ipamd that hung there may be hundreds.
+            if is_gone(stream) {
+                tracing::info!(attachment = %key, "an ADD whose plugin is gone already is not begun");
+                return;
+            }
             let (op, waiting) = this.begin(Some(sandbox), |op| Event::Add { op, ask: *ask });
             if let Some(outcome) = wait(this, stream, op, waiting).await {
                 let added = matches!(outcome, reply::Outcome::Added(_));
@@ -192,10 +198,10 @@ async fn wait(
     }
 }
 
-/// Whether the peer has closed by now. The kernel is asked: the runtime may not have heard of it yet. What was read whole
-/// leaves nothing to read but an end.
+/// Whether the peer has closed by now. The kernel is asked, and does not wait: the runtime may not have heard of it yet.
 fn is_gone(stream: &UnixStream) -> bool {
-    matches!(fdpass::recv_with_fds(stream.as_fd(), &mut [0]), Ok((0, _)))
+    let mut asked = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|told| told > 0)
 }
 
 /// Ready when the peer has closed, or sends more than its one request.

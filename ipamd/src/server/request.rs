@@ -53,7 +53,7 @@ pub fn check(
     let descriptor = descriptors.pop();
     match request.call {
         Call::Add(add) => {
-            let sandbox = required("ADD", descriptor, host)?;
+            let sandbox = required("ADD", descriptor, host)?.named(&add.netns);
             let ask = ask(*add, sandbox.cookie(), now);
             Ok(Asked::Add(Box::new(ask), sandbox))
         }

@@ -2,8 +2,8 @@
 //! not answer.
 //!
 //! Owns the thread that watches the folder at all times, reads it, hands its tombstones to the main loop and unlinks
-//! each once its DEL is committed; it answers an ADD that must know, and writes the stamp. It sleeps until there is
-//! something to do. Does not decide what a tombstone means: the core does. Does not read what is not asked for: bounds and
+//! each once its DEL is committed; it answers an ADD that must know, and has the stamp renewed. It sleeps until there
+//! is something to do. Does not decide what a tombstone means: the core does. Does not read what is not asked for: bounds and
 //! rubbish are `folder`'s.
 
 mod folder;
@@ -23,6 +23,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use stamp::StampFile;
+pub use stamp::was_stamped;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
@@ -81,7 +82,7 @@ impl SpoolSender {
     /// Queues a job; hands it back when the queue is full.
     pub fn submit(&self, job: Job) -> Result<(), Box<Job>> {
         let queue = self.queue.as_ref().expect("it is there until the drop");
-        queue.try_send(job).map_err(|refused| Box::new(refused))?;
+        queue.try_send(job).map_err(Box::new)?;
         self.wake();
         Ok(())
     }
@@ -132,10 +133,11 @@ pub struct SpoolThread {
 }
 
 impl SpoolThread {
-    /// Makes the folder, watches it and then looks at it: what lies there is handed over before this returns.
+    /// Makes the folder, watches it and then looks at it: what lies there is handed over before this returns. `socket` is
+    /// where plugins call.
     pub fn prepare(
         spool: &Path,
-        run_dir: &Path,
+        (run_dir, socket): (&Path, &Path),
         boot: BootId,
         done: CompletionSender,
         metrics: Arc<Metrics>,
@@ -150,7 +152,7 @@ impl SpoolThread {
         let mut thread = SpoolThread {
             folder,
             watch: None,
-            stamp: StampFile::new(run_dir, boot),
+            stamp: StampFile::new(run_dir, socket, boot),
             jobs,
             wake,
             done,
@@ -183,6 +185,7 @@ impl SpoolThread {
                     Err(Nothing::More) => return,
                 }
             }
+            self.stamp.renew_when_due();
             let now = clock::now();
             if now >= self.forget {
                 // That does no harm: what was done meanwhile finds no attachment.
@@ -208,7 +211,8 @@ impl SpoolThread {
             Duration::ZERO
         } else {
             // Rounded up: a timer that ends early would be set again and again.
-            self.next_look.min(self.forget).since(clock::now()) + Duration::from_millis(1)
+            let next = self.stamp.due().into_iter().fold(self.next_look.min(self.forget), Timestamp::min);
+            next.since(clock::now()) + Duration::from_millis(1)
         };
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let watch = self.watch.iter().map(|watch| watch.as_fd());
@@ -305,12 +309,7 @@ impl SpoolThread {
                 self.done.put(Finished::Effect { effect, completion }, wake);
             }
             Job::Settled { tombstone, done } => self.settled(&tombstone, done),
-            Job::Stamp { renewed, grace } => {
-                if let Err(error) = self.stamp.renew(renewed, grace) {
-                    // Until it can be, a STATUS that finds no ipamd fails.
-                    warn!(%error, "the stamp could not be renewed");
-                }
-            }
+            Job::Stamp { renewed, grace } => self.stamp.ask(renewed, grace),
         }
     }
 

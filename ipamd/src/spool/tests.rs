@@ -2,9 +2,13 @@
 
 use super::*;
 use crate::completions::{Completions, completions};
+use eni_proto::frame;
+use eni_proto::reply::{Outcome, Reply};
 use eni_proto::spool::file_name;
 use ipamd_netlink::stats::Counters;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 
 fn tombstone(container: &str) -> Tombstone {
     let key = AttachmentKey {
@@ -38,7 +42,9 @@ impl Bench {
             bury(&spool, one);
         }
         let metrics = Arc::new(Metrics::new(Arc::new(Counters::default())));
-        let prepared = SpoolThread::prepare(&spool, run.path(), BootId::new("boot-1"), done, metrics);
+        let boot = BootId::new("boot-1");
+        let prepared =
+            SpoolThread::prepare(&spool, (run.path(), &run.path().join("cni.sock")), boot, done, metrics);
         let (sender, mut thread) = prepared.unwrap();
         if !watched {
             thread.watch = None;
@@ -142,14 +148,41 @@ async fn a_folder_that_is_not_watched_is_looked_at_and_watched_when_it_can_be() 
     }
 }
 
+/// Answers one call, as ipamd does.
+fn answer_one(socket: &Path) -> JoinHandle<()> {
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0, "a request");
+        let reply = frame::encode(&Reply::new(Outcome::Done)).unwrap();
+        stream.write_all(&reply).unwrap();
+    })
+}
+
 #[tokio::test]
-async fn the_stamp_is_written_whole() {
+async fn the_stamp_is_written_whole_once_plugins_are_answered() {
     let bench = Bench::new(&[]);
-    let renewed = Timestamp::from_millis(7);
-    bench.submit(Job::Stamp { renewed, grace: Duration::from_secs(60) });
-    bench.consulted("c1").await;
-    let text = fs::read(bench.run.path().join("stamp.json")).unwrap();
-    let stamp: eni_proto::stamp::Stamp = serde_json::from_slice(&text).unwrap();
-    assert_eq!((stamp.renewed_ns, stamp.grace_ms), (7_000_000, 60_000));
+    let (path, socket) = (bench.run.path().join("stamp.json"), bench.run.path().join("cni.sock"));
+    let (renewed, grace) = (clock::now(), Duration::from_secs(60));
+    bench.submit(Job::Stamp { renewed, grace });
+    for _ in 0..2 {
+        // The second answer comes after the stamp's turn.
+        bench.consulted("c1").await;
+    }
+    assert!(!path.exists(), "nobody listens");
+    // One that listens and never answers is no better: its connections wait in its backlog.
+    let deaf = UnixListener::bind(&socket).unwrap();
+    let (_caller, _) = deaf.accept().unwrap();
+    assert!(!path.exists(), "nobody answers");
+    fs::remove_file(&socket).unwrap();
+    let answered = answer_one(&socket);
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    answered.join().unwrap();
+    let stamp: eni_proto::stamp::Stamp = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    assert_eq!((stamp.renewed_ns, stamp.grace_ms), (renewed.as_nanos(), 60_000));
     assert_eq!(stamp.boot, BootId::new("boot-1"));
+    assert!(was_stamped(bench.run.path(), &BootId::new("boot-1")));
+    assert!(!was_stamped(bench.run.path(), &BootId::new("boot-2")), "another boot's says nothing");
 }

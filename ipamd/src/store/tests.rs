@@ -112,6 +112,7 @@ fn attachment(number: u8, generation: u64, state: AttachmentState) -> Attachment
         boot: boot(),
         claimed_by: Some("containerd".to_owned()),
         first_seen: Some(Timestamp::from_millis(6)),
+        netns_seen: false,
         result: AddResult::default(),
     }
 }

@@ -41,6 +41,7 @@ fn record() -> AttachmentRecord {
         boot: BootId::new("boot"),
         claimed_by: None,
         first_seen: None,
+        netns_seen: false,
         result: AddResult::default(),
     }
 }

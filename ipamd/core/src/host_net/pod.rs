@@ -33,7 +33,8 @@ pub fn sight<'a>(
     observed: &'a HostView,
 ) -> LinkSight<'a> {
     let Some(link) = observed.links.iter().find(|l| l.ifindex == ifindex) else { return LinkSight::Gone };
-    let anothers = link.alias != alias && Alias::parse(&link.alias).is_some();
+    // A MAC of ours is of one attachment; an alias others may copy.
+    let anothers = link.mac != Some(mac) && link.alias != alias && Alias::parse(&link.alias).is_some();
     if link.kind != "veth" || anothers {
         return LinkSight::Gone;
     }

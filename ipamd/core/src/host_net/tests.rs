@@ -332,6 +332,8 @@ fn what_others_do_to_a_pods_link_is_undone_and_another_attachments_link_is_left(
     }
     let mut view = whole.clone();
     view.links[1].alias = "eni1 1f c2 eth0 2 vpc".into();
+    assert_eq!(plan(&wanted(), &view).len(), 1, "an alias can be copied, its MAC says whose it is");
+    view.links[1].mac = Some(MacAddr([2, 7, 7, 7, 7, 7]));
     assert_eq!(plan(&wanted(), &view), [], "its number is another's by now");
     let gone = |view: &HostView| {
         let pod = wanted().pods.remove(0);

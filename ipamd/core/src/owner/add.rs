@@ -6,7 +6,7 @@
 
 use super::commit::RecordId;
 use super::del::LinkFate;
-use super::event::{AddAsk, DyingReason, EffectKind, Ending, Note, OpId, Verb};
+use super::event::{AddAsk, DyingReason, EffectKind, Ending, Note, OpId, PathSight, Verb};
 use super::outside::{alias, result, wire_refusal};
 use super::{Op, Owner, Phase, Purpose, names};
 use crate::kernel::{DYING_GROUP, FIRST_IFINDEX, POD_GROUP, WireError, WireSpec};
@@ -30,7 +30,7 @@ const RESERVE: u32 = 1024;
 pub(super) struct Making {
     pub(super) id: AttachmentId,
     pub(super) committed: Option<Result<(), String>>,
-    pub(super) wired: Option<Result<(), WireError>>,
+    pub(super) wired: Option<Result<PathSight, WireError>>,
     /// How often others' changes of the host had been told when this began.
     events: u64,
 }
@@ -57,8 +57,10 @@ impl Owner {
         {
             return Some(no_reserve(cause));
         }
-        if self.ops.len() >= self.config.max_waiters {
-            let text = format!("{} operations are under way already", self.ops.len());
+        // Nobody waits for what was written down.
+        let waiters = self.ops.values().filter(|op| op.why != DyingReason::Tombstone).count();
+        if waiters >= self.config.max_waiters {
+            let text = format!("{waiters} operations are under way already");
             return Some(
                 ReplyError::new(Code::TryAgainLater, text).advice("raise sockets.max_waiters or try again"),
             );
@@ -129,9 +131,11 @@ impl Owner {
         }
         let mut record = record.clone();
         netns.clone_into(&mut record.netns);
+        record.netns_seen = false;
         record.result = result(&record);
         let recorded = record.result.clone();
         self.mark_dirty(RecordId::Attachment(record.id()), now);
+        self.evidence.look_at(record.id());
         self.attachments.put(Arc::new(record));
         recorded
     }
@@ -237,6 +241,7 @@ impl Owner {
             boot: self.node.boot.clone(),
             claimed_by: None,
             first_seen: None,
+            netns_seen: false,
             result: AddResult::default(),
         };
         record.result = result(&record);
@@ -289,7 +294,7 @@ impl Owner {
         self.made(id, now);
     }
 
-    pub(super) fn add_wired(&mut self, id: OpId, result: Result<(), WireError>, now: Timestamp) {
+    pub(super) fn add_wired(&mut self, id: OpId, result: Result<PathSight, WireError>, now: Timestamp) {
         let Some(op) = self.ops.get_mut(&id) else { return };
         let Phase::Making(making) = &mut op.phase else { return };
         making.wired = Some(result);
@@ -305,15 +310,15 @@ impl Owner {
         let (attachment, events) = (making.id.clone(), making.events);
         let cancelled = op.cancelled;
         match (committed, wired) {
-            (Ok(()), Ok(())) if !cancelled => {
-                self.live(id, &attachment, now);
+            (Ok(()), Ok(sight)) if !cancelled => {
+                self.live(id, &attachment, sight, now);
                 // A look that was taken in between has judged the live alone, and so not this one.
                 let told = self.host.told_since(events);
                 if !told.is_empty() {
                     self.host_changed(&told, now);
                 }
             }
-            (Ok(()), Ok(())) => {
+            (Ok(()), Ok(_)) => {
                 let gone = ReplyError::new(Code::TryAgainLater, "the plugin went away");
                 self.undo(id, &attachment, DyingReason::PluginGone, gone, now);
             }
@@ -327,7 +332,7 @@ impl Owner {
                     self.end_attachment(&attachment, DyingReason::AddFailed, Some(id), LinkFate::Unmade, now);
                 }
             }
-            (Err(cause), Ok(())) => {
+            (Err(cause), Ok(_)) => {
                 let error =
                     ReplyError::new(Code::TryAgainLater, "the assignment could not be recorded").cause(cause);
                 self.undo(id, &attachment, DyingReason::AddFailed, error, now);
@@ -335,10 +340,11 @@ impl Owner {
         }
     }
 
-    fn live(&mut self, id: OpId, attachment: &AttachmentId, now: Timestamp) {
+    fn live(&mut self, id: OpId, attachment: &AttachmentId, sight: PathSight, now: Timestamp) {
         let Some(slot) = self.attachments.get(attachment) else { return };
         let mut record = slot.record.as_ref().clone();
         record.state = AttachmentState::Live;
+        record.netns_seen = sight == PathSight::Namespace;
         let result = reply::Outcome::Added(Box::new(record.result.clone()));
         self.attachments.put(Arc::new(record));
         self.attachments.set_delivered(attachment, id);

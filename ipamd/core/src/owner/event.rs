@@ -149,8 +149,8 @@ pub enum Completion {
     /// [`EffectKind::Commit`]: not taken, because the store has turned out to be empty. Everything has to be written,
     /// in a batch that begins with [`Write::Clear`].
     Blank(String),
-    /// [`EffectKind::Wire`].
-    Wired(Result<(), WireError>),
+    /// [`EffectKind::Wire`]: it is made, and what the path says by which the runtime named the sandbox.
+    Wired(Result<PathSight, WireError>),
     /// [`EffectKind::Unwire`].
     Unwired(Result<(), HostStepError>),
     /// [`EffectKind::Consult`]: what lies there, if anything; a failed look is unknown, never nothing.
@@ -224,7 +224,7 @@ pub enum EffectKind {
     Look(Box<LookSpec>),
     /// Take steps on the host's own network.
     ApplyHost(Vec<HostStep>),
-    /// Look at the paths of sandboxes whose links are gone.
+    /// Look at the paths of sandboxes.
     CheckSandboxes(Vec<(AttachmentId, String)>),
     /// Ask the cloud about the instance and its ENIs.
     ObserveCloud {

@@ -1,27 +1,30 @@
 //! Evidence that a sandbox is gone, and what it is used for: an address or a name that is needed.
 //!
 //! Owns which broken attachments there are, which of their sandboxes are proven gone, and their undoing. Gone means that
-//! a whole look at the host has not shown the link that we made (number and alias), and that no namespace is at the path
-//! by which the runtime named the sandbox: a container may have deleted its own interface. A look that failed proves
-//! nothing. It is kept in memory alone; after a restart it is found out again. Frees nothing that nobody asks for: that
-//! is the collector's.
+//! a whole look at the host has not shown the link that we made (number and alias), and that nothing is at the path by
+//! which the runtime named the sandbox, where ipamd has seen a namespace before: a container may have deleted its own
+//! interface, and to an ipamd that does not see the runtime's mounts nothing is at any path. A look that failed proves
+//! nothing. Who is gone is kept in memory alone, and found out again after a restart; where a namespace was seen is in
+//! the record. Frees nothing that nobody asks for: that is the collector's.
 
+use super::commit::RecordId;
 use super::event::{AddAsk, DyingReason, EffectKind, OpId, PathSight};
 use super::{Owner, Phase, Purpose};
-use crate::record::{AddressState, AttachmentId, AttachmentState};
+use crate::record::{AddressState, AttachmentId, AttachmentRecord, AttachmentState};
 use crate::time::Timestamp;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 /// The most paths of one look: a path may lie on a slow file system.
-const BATCH: usize = 128;
+pub(super) const BATCH: usize = 128;
 
 /// What is known of sandboxes whose links are gone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Evidence {
     /// The broken attachments.
     broken: BTreeSet<AttachmentId>,
-    /// Those whose sandbox's path is to be looked at.
+    /// Those whose sandbox's path is to be looked at: what is broken, and what no namespace was seen of yet.
     suspects: BTreeSet<AttachmentId>,
     /// Those whose sandbox is gone.
     gone: BTreeSet<AttachmentId>,
@@ -35,6 +38,11 @@ impl Evidence {
     pub(super) fn suspect(&mut self, id: AttachmentId) {
         self.suspects.insert(id.clone());
         self.broken.insert(id);
+    }
+
+    /// Whether a namespace is at an attachment's path is to be seen while its link is there.
+    pub(super) fn look_at(&mut self, id: AttachmentId) {
+        self.suspects.insert(id);
     }
 
     /// Whether it is being found out which sandboxes are gone.
@@ -63,28 +71,37 @@ impl Owner {
 
     /// Drops from what is known whatever is not broken any more: a DEL came, or another ADD.
     fn forget_mended(&mut self) {
-        let broken = |id: &AttachmentId| {
-            self.attachments.get(id).is_some_and(|slot| slot.record.state == AttachmentState::Broken)
-        };
+        let state = |id: &AttachmentId| self.attachments.get(id).map(|slot| slot.record.state);
+        let broken = |id: &AttachmentId| state(id) == Some(AttachmentState::Broken);
         self.evidence.broken.retain(broken);
-        self.evidence.suspects.retain(broken);
+        self.evidence.suspects.retain(|id| broken(id) || state(id) == Some(AttachmentState::Live));
         self.evidence.gone.retain(broken);
     }
 
     pub(super) fn sandboxes_checked(&mut self, seen: Vec<(AttachmentId, PathSight)>, now: Timestamp) {
         self.evidence.asking = false;
         for (id, sight) in seen {
-            if sight == PathSight::Namespace {
-                self.evidence.gone.remove(&id);
-            } else {
+            if self.says_gone(&id, sight, now) {
                 self.evidence.gone.insert(id);
+            } else {
+                self.evidence.gone.remove(&id);
             }
         }
-        if !self.waiting.is_empty() {
-            self.undo_gone(now);
-        }
+        self.undo_gone(now);
         // Who waits may have to be refused after all.
         self.growth.replan();
+    }
+
+    /// Whether what is at the path of an attachment whose link is gone says that its sandbox is gone, too. That a namespace
+    /// is there is kept: it is what nothing there is believed by later.
+    pub(super) fn says_gone(&mut self, id: &AttachmentId, sight: PathSight, now: Timestamp) -> bool {
+        let Some(record) = self.attachments.get(id).map(|slot| slot.record.clone()) else { return false };
+        if sight == PathSight::Namespace && !record.netns_seen {
+            let record = AttachmentRecord { netns_seen: true, ..record.as_ref().clone() };
+            self.attachments.put(Arc::new(record));
+            self.mark_dirty(RecordId::Attachment(id.clone()), now);
+        }
+        sight == PathSight::Absent && record.netns_seen
     }
 
     /// An ADD finds no address: holders whose sandbox is gone are undone. What is broken is looked at again, because a
@@ -99,10 +116,14 @@ impl Owner {
         self.evidence.suspects.extend(unknown);
     }
 
-    /// Undoes as many as there are ADDs that wait for what is not coming yet.
+    /// Undoes as many as there are ADDs that wait for what is neither there nor coming yet.
     fn undo_gone(&mut self, now: Timestamp) {
+        if !self.gate.open() {
+            return; // who waits, waits for the node to serve, and asks when it does
+        }
         self.forget_mended();
-        let wanted = self.waiting.len().saturating_sub(self.coming_of_dead());
+        let there = self.pool.available() + self.coming_of_dead();
+        let wanted = self.waiting_for_address().saturating_sub(there);
         let ids: Vec<AttachmentId> = self.evidence.gone.iter().take(wanted).cloned().collect();
         for id in ids {
             if let Some(slot) = self.attachments.get(&id) {

@@ -1,20 +1,23 @@
 //! The verb GC.
 //!
 //! Owns a GC's way from its list to its answer: it marks the network's attachments that the list does not name, looks at
-//! the host once, frees those whose network namespace is proven gone, by DEL's transition, and keeps all others with the
-//! reason. It is answered when what it frees is committed. Does not judge the evidence: `crate::gc` does.
+//! the host once and then at the paths of those whose link is gone, frees those whose network namespace is proven gone, by
+//! DEL's transition, and keeps all others with the reason. It is answered when what it frees is committed. Does not judge
+//! the evidence: `crate::gc` and `evidence` do.
 
 use super::del::LinkFate;
-use super::event::{DyingReason, EffectKind, Ending, GcAsk, Note, OpId};
+use super::event::{DyingReason, EffectKind, Ending, GcAsk, Note, OpId, PathSight};
+use super::evidence::BATCH;
 use super::outside::alias;
 use super::{Owner, Purpose};
 use crate::gc::{Kept, Netns, netns, unnamed};
 use crate::kernel::{HostStepError, HostView};
-use crate::record::AttachmentId;
+use crate::record::{AttachmentId, AttachmentRecord};
 use crate::time::Timestamp;
 use eni_proto::error::{Code, WireError as ReplyError};
 use eni_proto::reply::{self, Collected};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A GC that runs.
 #[derive(Debug, Clone)]
@@ -23,6 +26,8 @@ pub(super) struct Sweep {
     arrived: Timestamp,
     /// Not named, at rest, and so looked for.
     candidates: Vec<AttachmentId>,
+    /// Their links are gone: their paths are looked at.
+    asked: BTreeSet<AttachmentId>,
     kept: Vec<(AttachmentId, Kept)>,
     freed: Vec<AttachmentId>,
     /// Being freed: not committed yet.
@@ -46,6 +51,7 @@ impl Owner {
             ask,
             arrived: now,
             candidates,
+            asked: BTreeSet::new(),
             kept,
             freed: Vec::new(),
             flying: BTreeSet::new(),
@@ -64,9 +70,9 @@ impl Owner {
         let candidates = std::mem::take(&mut sweep.candidates);
         match seen {
             Ok(view) => {
-                for candidate in candidates {
-                    self.sweep(id, &candidate, &view, now);
-                }
+                let mut linkless = candidates;
+                linkless.retain(|candidate| self.is_linkless(id, candidate, &view));
+                self.ask_paths(id, &linkless);
             }
             Err(error) => {
                 let why = error.to_string();
@@ -77,31 +83,78 @@ impl Owner {
         self.end_sweep_when_done(id, now);
     }
 
-    /// Frees one attachment or keeps it.
-    fn sweep(&mut self, id: OpId, candidate: &AttachmentId, view: &HostView, now: Timestamp) {
+    /// The record of a candidate that may be judged: none when it was ended by somebody else meanwhile, so that nothing
+    /// is left to be said of it, and when somebody is at work on it.
+    fn at_rest(&mut self, id: OpId, candidate: &AttachmentId) -> Option<Arc<AttachmentRecord>> {
         let current = self.attachments.current(&candidate.key).filter(|slot| slot.record.id() == *candidate);
-        // Ended by somebody else meanwhile: nothing is left to be said of it.
-        let Some(record) = current.map(|slot| slot.record.clone()) else { return };
-        let evidence = if self.lanes.contains_key(&candidate.key) {
-            Err(Kept::UnderWay)
-        } else {
-            match netns(&record, &alias(&record).render(), view) {
-                Netns::Gone => Ok(()),
-                Netns::Lives => Err(Kept::Lives),
-                Netns::Unclear(why) => Err(Kept::Unclear(why)),
+        let record = current.map(|slot| slot.record.clone())?;
+        if self.lanes.contains_key(&candidate.key) {
+            self.keep(id, candidate, Kept::UnderWay);
+            return None;
+        }
+        Some(record)
+    }
+
+    fn keep(&mut self, id: OpId, candidate: &AttachmentId, why: Kept) {
+        if let Some(sweep) = self.sweeps.get_mut(&id) {
+            sweep.kept.push((candidate.clone(), why));
+        }
+    }
+
+    /// Whether an attachment's link is gone; what has one is kept.
+    fn is_linkless(&mut self, id: OpId, candidate: &AttachmentId, view: &HostView) -> bool {
+        let Some(record) = self.at_rest(id, candidate) else { return false };
+        match netns(&record, &alias(&record).render(), view) {
+            Netns::Linkless => return true,
+            Netns::Lives => self.keep(id, candidate, Kept::Lives),
+            Netns::Unclear(why) => self.keep(id, candidate, Kept::Unclear(why)),
+        }
+        false
+    }
+
+    fn ask_paths(&mut self, id: OpId, linkless: &[AttachmentId]) {
+        for batch in linkless.chunks(BATCH) {
+            let path = |id: &AttachmentId| self.attachments.get(id).map(|slot| slot.record.netns.clone());
+            let asked: Vec<(AttachmentId, String)> =
+                batch.iter().filter_map(|one| Some((one.clone(), path(one)?))).collect();
+            if let Some(sweep) = self.sweeps.get_mut(&id) {
+                sweep.asked.extend(asked.iter().map(|(one, _)| one.clone()));
             }
-        };
-        let Some(sweep) = self.sweeps.get_mut(&id) else { return };
-        match evidence {
-            Err(kept) => sweep.kept.push((candidate.clone(), kept)),
-            Ok(()) => {
+            let of = asked.iter().map(|(one, _)| one.clone()).collect();
+            self.effect(None, Purpose::GcPaths(id, of), EffectKind::CheckSandboxes(asked));
+        }
+    }
+
+    /// What is at the paths of attachments whose link is gone: each is freed or kept. Of what was not looked at nothing
+    /// is known.
+    pub(super) fn gc_paths_seen(
+        &mut self,
+        id: OpId,
+        asked: &[AttachmentId],
+        seen: &[(AttachmentId, PathSight)],
+        now: Timestamp,
+    ) {
+        for candidate in asked {
+            let Some(sweep) = self.sweeps.get_mut(&id) else { return };
+            sweep.asked.remove(candidate);
+            if self.at_rest(id, candidate).is_none() {
+                continue;
+            }
+            let told = seen.iter().find(|(one, _)| one == candidate);
+            let sight = told.map_or(PathSight::Unknown, |(_, sight)| *sight);
+            if !self.says_gone(candidate, sight, now) {
+                self.keep(id, candidate, Kept::Path(sight));
+                continue;
+            }
+            if let Some(sweep) = self.sweeps.get_mut(&id) {
                 sweep.flying.insert(candidate.clone());
-                self.end_attachment(candidate, DyingReason::Collected, None, LinkFate::Gone, now);
-                if let Some(kill) = self.kills.get_mut(candidate) {
-                    kill.sweep = Some(id);
-                }
+            }
+            self.end_attachment(candidate, DyingReason::Collected, None, LinkFate::Gone, now);
+            if let Some(kill) = self.kills.get_mut(candidate) {
+                kill.sweep = Some(id);
             }
         }
+        self.end_sweep_when_done(id, now);
     }
 
     /// The end of one that is freed: its record is committed, or not.
@@ -124,7 +177,8 @@ impl Owner {
     }
 
     fn end_sweep_when_done(&mut self, id: OpId, now: Timestamp) {
-        if self.sweeps.get(&id).is_none_or(|s| !s.candidates.is_empty() || !s.flying.is_empty()) {
+        let runs = |s: &Sweep| !s.candidates.is_empty() || !s.asked.is_empty() || !s.flying.is_empty();
+        if self.sweeps.get(&id).is_none_or(runs) {
             return;
         }
         let Some(sweep) = self.sweeps.remove(&id) else { return };

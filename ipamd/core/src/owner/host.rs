@@ -309,6 +309,7 @@ impl Owner {
         let pods = if failed.is_empty() { Vec::new() } else { self.wanted().pods };
         self.steering_broken = concern::harm(done, failed, &pods);
         let Some(unlaid) = concern::unlaid(done, failed) else {
+            self.close_gate(now);
             return self.host_ended(pass, cause.map_or(Ok(()), Err), now);
         };
         for (eni, link) in &done.links {
@@ -329,7 +330,9 @@ impl Owner {
         self.gate.prefsrc = done.prefsrc;
         // A secondary whose link is not there serves nothing by itself; the node serves from the others.
         let primary = self.pool.primary();
-        self.gate.laid = self.gate.laid || primary.is_some_and(crate::pool::Eni::is_usable);
+        if primary.is_some_and(crate::pool::Eni::is_usable) {
+            self.gate.laid = true;
+        }
         let lost = (!lost.is_empty()).then(|| format!("no link has the MAC of {}", lost.join(", ")));
         self.host.laid = Some(self.laid_by(done, &unlaid));
         let result = cause.or(lost).or(contested).map_or(Ok(()), Err);

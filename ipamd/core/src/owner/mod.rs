@@ -171,6 +171,8 @@ enum Purpose {
     Watch,
     Look(OpId),
     GcLook(OpId),
+    /// With whose paths were asked.
+    GcPaths(OpId, Vec<crate::record::AttachmentId>),
 }
 
 impl Owner {
@@ -212,6 +214,7 @@ impl Owner {
 
     fn tick(&mut self, now: Timestamp) {
         self.pool.settle(now);
+        self.note_overdue(now);
         self.expire_waiting(now);
         if self.gate.open() && self.pool.available() > 0 {
             self.begin_waiting(now);
@@ -252,6 +255,9 @@ impl Owner {
             (Purpose::SandboxCheck, Completion::SandboxesChecked(seen)) => self.sandboxes_checked(seen, now),
             (Purpose::Look(op), Completion::Looked(seen)) => self.looked(op, seen.map(|seen| *seen), now),
             (Purpose::GcLook(op), Completion::HostObserved(view)) => self.gc_looked(op, view, now),
+            (Purpose::GcPaths(op, asked), Completion::SandboxesChecked(seen)) => {
+                self.gc_paths_seen(op, &asked, &seen, now);
+            }
             (Purpose::HostApply(pass, applying), Completion::HostApplied(failed)) => {
                 self.host_applied(pass, &applying, &failed, now);
             }

@@ -1,7 +1,7 @@
 //! What becomes of records and links at start.
 //!
 //! Owns the comparison of what was stored with what the kernel has, before the first ADD is served: a link without a
-//! record is dying; `adding` with its alias and its route is live, otherwise it is undone; `live` without a link is
+//! record is dying; `adding` with its alias or its route is live, otherwise it is undone; `live` without a link is
 //! broken; a record whose link is in the dying group has its DEL finished. With an empty store every whole link of
 //! ours is rebuilt into a record: nothing alive is forgotten because a file was deleted. Does not read the store or
 //! the kernel: both are handed in.
@@ -52,7 +52,8 @@ pub enum RestoreError {
 enum LinkState {
     Gone,
     Dying,
-    /// There; `whole` when it has its alias and its route.
+    /// There; `whole` when it has its alias or its route: they are sent once the sandbox's side is acknowledged, and what
+    /// others have taken away of the host's side since is laid again.
     There {
         whole: bool,
     },
@@ -101,7 +102,7 @@ impl Owner {
             kills: BTreeMap::new(),
             reaper: Reaper::default(),
             dirty: Dirty::default(),
-            gate: Gate::default(),
+            gate: Gate::since(now),
             host: HostWatch::default(),
             evidence: Evidence::default(),
             driver: Driver::default(),
@@ -121,6 +122,10 @@ impl Owner {
         }
         owner.restore_links(host, fresh, now);
         owner.reserve_now();
+        if fresh {
+            // In one transaction: a store that has a node and lacks attachments would make orphans of their links.
+            owner.mark_dirty(RecordId::All, now);
+        }
         owner.commit(Purpose::Housekeeping, vec![Write::PutNode(owner.node.clone())], now);
         owner.write_dirty(now);
         owner.gate.committing =
@@ -132,6 +137,14 @@ impl Owner {
         owner.tick(now);
         let out = std::mem::take(&mut owner.out);
         Ok((owner, out))
+    }
+
+    /// ADDs were served in this boot, though the store does not say so: it is a new one. What the run folder's stamp tells.
+    pub fn was_ready_in_this_boot(&mut self, now: Timestamp) {
+        if !self.node.was_ready {
+            self.node.was_ready = true;
+            self.mark_dirty(RecordId::Node, now);
+        }
     }
 
     fn restore_record(&mut self, record: AttachmentRecord, host: &HostView, now: Timestamp) {
@@ -155,6 +168,9 @@ impl Owner {
         self.attachments.put(record.clone());
         if state == AttachmentState::Broken {
             self.evidence.suspect(id.clone());
+        } else if state == AttachmentState::Live && !record.netns_seen && why.is_none() {
+            // Of an older ipamd, or it ended before it had written down what it saw.
+            self.evidence.look_at(id.clone());
         }
         if changed {
             self.mark_dirty(RecordId::Attachment(id.clone()), now);
@@ -216,18 +232,14 @@ impl Owner {
                 continue;
             }
             self.note(Note::OrphanLink { ifindex: link.ifindex, alias: link.alias.clone() });
-            // The route of a link that was taken off is gone, its neighbour stays until the link does.
-            let mut addresses = routed_by(link.ifindex, host);
-            addresses.extend(host.neighbours.iter().filter(|n| n.ifindex == link.ifindex).map(|n| n.address));
-            addresses.sort_unstable();
-            addresses.dedup();
+            let addresses = addresses_of(link.ifindex, host).into_iter().collect();
             let item = ReapItem::orphan(link.ifindex, link.alias.clone(), addresses);
             self.reaper.push(item, now);
         }
     }
 
-    /// A record from a whole link: its alias names the attachment, its route the address, its neighbour the
-    /// sandbox's MAC, its group the ENI. Nothing is invented: a link that lacks one of them is not rebuilt.
+    /// A record from a whole link: its alias names the attachment, and so the sandbox's MAC; its route or its neighbour
+    /// the address, its group the ENI. Nothing is invented: a link that nothing names an address of is not rebuilt.
     fn rebuild(&mut self, link: &LinkView, host: &HostView, now: Timestamp) -> Option<AttachmentRecord> {
         if link.group == DYING_GROUP {
             return None;
@@ -241,9 +253,11 @@ impl Owner {
         if self.attachments.current(&key).is_some() {
             return None;
         }
-        let addresses: BTreeSet<Ipv4Addr> = routed_by(link.ifindex, host).into_iter().collect();
+        let addresses = addresses_of(link.ifindex, host);
         let first = *addresses.first()?;
-        let neighbour = host.neighbours.iter().find(|n| n.ifindex == link.ifindex && n.address == first)?;
+        let neighbour = host.neighbours.iter().find(|n| n.ifindex == link.ifindex && n.address == first);
+        let sandbox_mac =
+            neighbour.map_or_else(|| names::mac(&key, told.generation, "sandbox"), |neighbour| neighbour.mac);
         let eni = self.eni_by_number(link.group.checked_sub(POD_GROUP)?);
         let mut record = AttachmentRecord {
             key,
@@ -257,13 +271,14 @@ impl Owner {
             host_ifindex: link.ifindex,
             host_link: link.name.parse().ok()?,
             host_mac: link.mac?,
-            sandbox_mac: neighbour.mac,
+            sandbox_mac,
             mtu: link.mtu,
             pod: Some(told.pod).filter(|p| !p.is_empty()),
             created: now,
             boot: self.node.boot.clone(),
             claimed_by: None,
             first_seen: None,
+            netns_seen: false,
             result: AddResult::default(),
         };
         record.result = result(&record);
@@ -313,7 +328,8 @@ fn is_ours(link: &LinkView) -> bool {
     let group = link.group == DYING_GROUP || (POD_GROUP..POD_GROUP + 0x80).contains(&link.group);
     let eni = (ENI_GROUP..ENI_GROUP + 0x80).contains(&link.group);
     let told = Alias::parse(&link.alias).is_some();
-    let unfinished = group && link.alias.is_empty() && names::is_host_link(&link.name);
+    // Whatever its alias: before ours is sent, others may give it one.
+    let unfinished = group && names::is_host_link(&link.name);
     link.kind == "veth" && link.ifindex >= FIRST_IFINDEX && !eni && (told || unfinished)
 }
 
@@ -323,19 +339,27 @@ fn routed_by(ifindex: u32, host: &HostView) -> Vec<Ipv4Addr> {
     by_link.map(|r| r.destination.addr()).collect()
 }
 
+/// What a link's routes and permanent neighbours say of its addresses: either may have been taken away.
+fn addresses_of(ifindex: u32, host: &HostView) -> BTreeSet<Ipv4Addr> {
+    let by_link = host.neighbours.iter().filter(|n| n.ifindex == ifindex && n.permanent);
+    by_link.map(|n| n.address).chain(routed_by(ifindex, host)).collect()
+}
+
 fn link_state(record: &AttachmentRecord, host: &HostView) -> LinkState {
     let wanted = alias(record).render();
     let link = host.links.iter().find(|l| {
         let same_alias = l.alias == wanted;
         let nameless = l.name == record.host_link.as_str() && Alias::parse(&l.alias).is_none();
-        l.ifindex == record.host_ifindex && (same_alias || nameless)
+        // Its MAC is of this attachment alone, whatever others have called it.
+        let same_mac = l.kind == "veth" && l.mac == Some(record.host_mac);
+        l.ifindex == record.host_ifindex && (same_alias || nameless || same_mac)
     });
     match link {
         None => LinkState::Gone,
         Some(link) if link.group == DYING_GROUP => LinkState::Dying,
         Some(link) => {
             let routed = routed_by(link.ifindex, host);
-            let whole = link.alias == wanted && record.addresses.iter().all(|a| routed.contains(a));
+            let whole = link.alias == wanted || record.addresses.iter().all(|a| routed.contains(a));
             LinkState::There { whole }
         }
     }

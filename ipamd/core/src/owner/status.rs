@@ -23,7 +23,8 @@ pub struct Health {
     pub was_ready: bool,
     /// The last commit failed, the store does not answer, or its disk has no room for another attachment.
     pub store_failing: bool,
-    /// The host's part of the data plane is not laid, and laying it has failed.
+    /// The host's part of the data plane is not laid, and has failed to be for the grace: one pass that fails, as one of a
+    /// restart may, is tried again.
     pub laying_fails: bool,
     /// No address is free, none is coming, and the operator wants STATUS to say so.
     pub full: bool,
@@ -36,11 +37,12 @@ pub struct Health {
 impl Health {
     /// The error that STATUS answers; none is success. It says whether this node can *ever* serve ADD now, not whether
     /// it could this moment: its failure takes the node out of service and then evicts its pods. So a restart that is
-    /// under way does not count against a node that was ready before, nor does anything of EC2's.
+    /// under way does not count against a node that was ready before, nor does anything of EC2's. That what every pod needs
+    /// cannot be laid is [`Code::Impaired`] where pods run; what one pod or one secondary ENI lacks is among the reasons.
     pub fn code(&self) -> Option<Code> {
         let serves =
             (self.ready || self.was_ready) && !self.store_failing && !self.laying_fails && !self.full;
-        match (self.steering_broken, serves) {
+        match (self.steering_broken && self.laying_fails, serves) {
             (true, _) => Some(Code::Impaired),
             (false, false) => Some(Code::Unavailable),
             (false, true) => None,
@@ -77,11 +79,16 @@ impl Owner {
             ready: self.gate.open(),
             was_ready: self.node.was_ready,
             store_failing: self.store_trouble.is_some() || pulse.is_some() || self.no_reserve.is_some(),
-            laying_fails: !self.gate.laid && self.driver.last_error(self.reconcilers.host_net).is_some(),
+            laying_fails: self.gate.overdue && self.driver.last_error(self.reconcilers.host_net).is_some(),
             full,
             steering_broken: self.steering_broken.is_some(),
             reasons,
         }
+    }
+
+    /// Whether the grace is over in which the host's part of the data plane may be unlaid.
+    pub(super) fn note_overdue(&mut self, now: Timestamp) {
+        self.gate.overdue = !self.gate.laid && now - self.gate.unlaid_since >= self.config.status_grace;
     }
 
     /// Why a waiting ADD was not served: what EC2 said last, else what is under way.

@@ -38,8 +38,12 @@ pub(super) struct Gate {
     /// Links without a record that the reaper has not tried to delete yet, or not deleted where the addresses of their
     /// sandboxes are not known.
     pub(super) orphans: BTreeSet<u32>,
-    /// The host's part of the data plane is laid.
+    /// The host's part of the data plane is laid: what every pod needs was there or could be laid when it was last tried.
     pub(super) laid: bool,
+    /// Since when it is not.
+    pub(super) unlaid_since: Timestamp,
+    /// It has not been laid for the grace: what is in the way is not a passing thing.
+    pub(super) overdue: bool,
     /// The cloud has answered in this process's life.
     pub(super) cloud: bool,
     /// The limits of the instance type, once known.
@@ -50,6 +54,11 @@ pub(super) struct Gate {
 }
 
 impl Gate {
+    /// The gate of a start.
+    pub(super) fn since(now: Timestamp) -> Gate {
+        Gate { unlaid_since: now, ..Gate::default() }
+    }
+
     pub(super) fn open(&self) -> bool {
         self.committed() && self.undoing.is_empty() && self.orphans.is_empty() && self.laid
     }
@@ -187,6 +196,16 @@ impl Owner {
             record.eni = eni;
             self.mark_dirty(RecordId::Attachment(record.id()), now);
             self.attachments.put(Arc::new(record));
+        }
+    }
+
+    /// What every pod needs could not be laid: an ADD would be answered with an address whose packets go astray.
+    pub(super) fn close_gate(&mut self, now: Timestamp) {
+        if self.gate.laid {
+            self.gate.laid = false;
+            self.gate.unlaid_since = now;
+            // Who waits is begun in the order of a start, and it is told that ADDs are served again.
+            self.gate.announced = false;
         }
     }
 

@@ -55,6 +55,8 @@ struct Bench {
     applied: Vec<HostStep>,
     /// Steps are taken on `view`.
     mends: bool,
+    /// What the path of a sandbox says when it is wired.
+    wired_path: PathSight,
     /// What the paths of sandboxes say; a namespace where nothing is said.
     paths: BTreeMap<AttachmentKey, PathSight>,
     notes: Vec<Note>,
@@ -150,6 +152,7 @@ impl Bench {
             links_stay: false,
             applied: Vec::new(),
             mends: false,
+            wired_path: PathSight::Namespace,
             paths: BTreeMap::new(),
             notes: Vec::new(),
             refuses,
@@ -235,7 +238,7 @@ impl Bench {
             }
             EffectKind::Wire(spec) => {
                 self.wires.push(*spec);
-                Completion::Wired(self.wire_error.take().map_or(Ok(()), Err))
+                Completion::Wired(self.wire_error.take().map_or(Ok(self.wired_path), Err))
             }
             EffectKind::Look(_) => {
                 let last = self.wires.last().expect("something was wired");

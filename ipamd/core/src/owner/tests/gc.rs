@@ -42,7 +42,34 @@ fn three() -> Bench {
         inet: InetSettings::default(),
     });
     bench.view.links.extend(links.collect::<Vec<_>>());
+    bench.paths.insert(key("b"), PathSight::Absent);
     bench
+}
+
+#[test]
+fn what_has_lost_its_link_is_kept_while_its_path_does_not_say_that_it_is_gone() {
+    for sight in [PathSight::Namespace, PathSight::Unknown] {
+        let mut bench = three();
+        bench.paths.insert(key("b"), sight);
+        gc(&mut bench, 10, "vpc", &["a", "c"]);
+        assert_eq!(collected(&bench, 10), (0, 1));
+        assert_eq!(kept(&bench), [("b".to_owned(), Kept::Path(sight))]);
+        assert_eq!(live(&bench), ["a", "b", "c"]);
+        bench.paths.insert(key("b"), PathSight::Absent);
+        gc(&mut bench, 11, "vpc", &["a", "c"]);
+        assert_eq!(collected(&bench, 11), (1, 0), "it has died since");
+    }
+}
+
+#[test]
+fn what_was_never_seen_at_its_path_is_kept_however_often_nothing_is_there() {
+    let mut bench = Bench::new(4);
+    bench.wired_path = PathSight::Absent;
+    bench.send(Event::Add { op: OpId(1), ask: ask("b", 1) });
+    bench.paths.insert(key("b"), PathSight::Absent);
+    gc(&mut bench, 10, "vpc", &[]);
+    assert_eq!(collected(&bench, 10), (0, 1));
+    assert_eq!(live(&bench), ["b"]);
 }
 
 fn live(bench: &Bench) -> Vec<String> {

@@ -5,6 +5,7 @@ use crate::kernel::{
     ENI_TABLE, FIRST_IFINDEX, FilterChain, Forward, PODS_TABLE, RouteAction, RouteView, Thing, Trigger,
 };
 use crate::record::EniRecord;
+use std::collections::BTreeSet;
 
 /// What is stored of a node with the ENIs 1 and 2, and two addresses on each; the addresses of the second are
 /// 10.0.2.20 and 10.0.2.21, and its link's index is 3.
@@ -94,6 +95,30 @@ fn what_every_pod_needs_comes_first() {
         let mut bench = refusing(step);
         assert!(!bench.owner.health().ready);
         assert_eq!(served(&mut bench), [""; 0]);
+    }
+}
+
+#[test]
+fn a_node_that_serves_stops_when_what_every_pod_needs_cannot_be_laid_any_more() {
+    let steps: [fn(&HostStep) -> bool; 2] = [
+        |step| matches!(step, HostStep::ReplaceNft { .. }),
+        |step| matches!(step, HostStep::AddRule { table: PODS_TABLE, .. }),
+    ];
+    for step in steps {
+        let mut bench = Bench::new(4);
+        bench.send(Event::Add { op: OpId(1), ask: ask("a", 7) });
+        bench.added(1);
+        bench.refuses = step;
+        bench.send(Event::HostChanged(BTreeSet::from([Trigger::Nftables])));
+        assert!(!bench.owner.health().ready);
+        bench.send(Event::Add { op: OpId(2), ask: ask("b", 8) });
+        bench.send(Event::Add { op: OpId(3), ask: ask("a", 7) });
+        assert_eq!((bench.reply(2), bench.reply(3)), (None, None), "its packets would go the wrong way");
+        bench.refuses = |_| false;
+        bench.pass(Duration::from_secs(3));
+        assert!(bench.owner.health().ready);
+        bench.added(2);
+        bench.added(3);
     }
 }
 

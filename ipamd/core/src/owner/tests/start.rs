@@ -3,7 +3,7 @@
 use super::*;
 use crate::host_net::base_route;
 use crate::kernel::{
-    DYING_GROUP, FIRST_IFINDEX, HostStep, NeighbourView, POD_GROUP, POD_INET, PROTOCOL, RouteAction,
+    Alias, DYING_GROUP, FIRST_IFINDEX, HostStep, NeighbourView, POD_GROUP, POD_INET, PROTOCOL, RouteAction,
     RouteView, WireSpec,
 };
 use crate::record::{AddressState, AttachmentId, AttachmentRecord};
@@ -105,13 +105,29 @@ fn adding_with_alias_and_route_is_live() {
 
 #[test]
 fn adding_otherwise_is_undone() {
-    for (alias, route) in [(false, false), (true, false)] {
-        let (stored, spec) = one_attachment();
-        let stored = with_state(stored, AttachmentState::Adding);
-        undone(Bench::start(1, stored, wired(&spec, alias, route), false), &spec);
-    }
     let (stored, spec) = one_attachment();
-    undone(Bench::start(1, with_state(stored, AttachmentState::Adding), host(), false), &spec);
+    let stored = with_state(stored, AttachmentState::Adding);
+    undone(Bench::start(1, stored.clone(), wired(&spec, false, false), false), &spec);
+    undone(Bench::start(1, stored, host(), false), &spec);
+}
+
+#[test]
+fn adding_that_has_lost_its_route_or_its_alias_since_is_live() {
+    let damages: [fn(&mut HostView); 3] = [
+        |view| view.pods_routes.clear(),
+        |view| (view.pods_routes, view.neighbours) = (Vec::new(), Vec::new()),
+        |view| view.links[1].alias = "uplink".into(),
+    ];
+    for damage in damages {
+        let (stored, spec) = one_attachment();
+        let mut view = wired(&spec, true, true);
+        damage(&mut view);
+        let bench = Bench::start(1, with_state(stored, AttachmentState::Adding), view, false);
+        assert_eq!((state(&bench), reaped(&bench)), (Some(AttachmentState::Live), vec![]));
+        let laid = |step: &HostStep| matches!(step, HostStep::AddRoute(r) if r.metric == 0);
+        let named = |step: &HostStep| matches!(step, HostStep::SetAlias { .. });
+        assert!(bench.applied.iter().any(|step| laid(step) || named(step)), "it is mended");
+    }
 }
 
 #[test]
@@ -181,6 +197,11 @@ fn a_link_without_a_record_is_deleted_before_adds_are_served() {
         assert_eq!((state(&bench), reaped(&bench)), (None, vec![spec.ifindex]));
         assert!(bench.owner.health().ready);
     }
+    let mut view = wired(&spec, false, false);
+    view.links[1].alias = "uplink".into();
+    let bench = Bench::start(1, stored.clone(), view, false);
+    assert_eq!(reaped(&bench), [spec.ifindex], "whatever others have called it");
+    assert_eq!(bench.reaped[0].alias, "uplink", "it goes by the alias that was seen");
     let mut view = wired(&spec, true, true);
     view.links[1].kind = "dummy".into();
     assert_eq!(reaped(&Bench::start(1, stored.clone(), view, false)), [0u32; 0], "not a pair of ours");
@@ -201,6 +222,57 @@ fn with_an_empty_store_a_whole_link_is_rebuilt_and_its_next_add_tells_the_sandbo
     bench.pass(Duration::from_secs(1));
     assert_eq!(bench.stored.attachments[0].netns, "/run/netns/a");
     assert_eq!(bench.stored.attachments[0].result, *bench.added(2));
+}
+
+#[test]
+fn with_an_empty_store_all_that_is_rebuilt_is_in_the_first_commit() {
+    let (_, spec) = one_attachment();
+    let mut view = host();
+    for n in 0..100u8 {
+        let told = Alias::parse(&spec.alias).unwrap();
+        let told = Alias { container: format!("c{n}"), generation: told.generation + u64::from(n), ..told };
+        let one = WireSpec {
+            ifindex: spec.ifindex + u32::from(n),
+            host_name: format!("eni{n:011x}").parse().unwrap(),
+            address: Ipv4Addr::new(10, 0, 1, 20 + n),
+            alias: told.render(),
+            ..spec.clone()
+        };
+        let mut one = wired(&one, true, true);
+        view.links.push(one.links.remove(1));
+        view.neighbours.append(&mut one.neighbours);
+        view.pods_routes.append(&mut one.pods_routes);
+    }
+    let (boot, now) = (BootId::new("boot-1"), Timestamp::from_millis(1000));
+    let (owner, outcome) =
+        Owner::restore(OwnerConfig::default(), Stored::default(), &view, &boot, now).unwrap();
+    assert_eq!(owner.attachment_total(), 100);
+    let batches = outcome.effects.iter().filter_map(|effect| match &effect.kind {
+        EffectKind::Commit(batch) => Some(batch),
+        _ => None,
+    });
+    let mut stored = Stored::default();
+    for batch in batches {
+        stored.apply(batch);
+        // A crash after this commit: what has a node is no empty store any more, and what it lacks is nobody's.
+        assert!(stored.node.is_some());
+        assert_eq!(stored.attachments.len(), 100);
+    }
+}
+
+#[test]
+fn with_an_empty_store_a_link_that_has_lost_its_route_or_its_neighbour_is_rebuilt() {
+    let damages: [fn(&mut HostView); 2] = [|view| view.pods_routes.clear(), |view| view.neighbours.clear()];
+    for damage in damages {
+        let (_, spec) = one_attachment();
+        let mut view = wired(&spec, true, true);
+        damage(&mut view);
+        let bench = Bench::start(1, Stored::default(), view, false);
+        assert_eq!((state(&bench), reaped(&bench)), (Some(AttachmentState::Live), vec![]));
+        let record = bench.owner.attachment(&key("a")).unwrap();
+        assert_eq!(record.addresses.iter().copied().collect::<Vec<_>>(), [spec.address]);
+        assert_eq!(record.sandbox_mac, spec.sandbox_mac);
+    }
 }
 
 #[test]

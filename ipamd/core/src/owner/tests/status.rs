@@ -17,8 +17,54 @@ fn a_node_that_never_was_ready_cannot_serve_and_one_that_was_can() {
     assert_eq!(code(&ready), None);
     assert!(ready.stored.node.as_ref().unwrap().was_ready, "durable at once");
     let restarting = Bench::start(2, ready.stored, HostView::default(), true);
+    let mut restarting = restarting;
     assert!(!restarting.owner.health().ready, "the primary's link is not there yet");
+    wait_out_the_grace(&mut restarting, None);
     assert_eq!(code(&restarting), Some(Code::Unavailable), "the data plane cannot be laid");
+    restarting.view = host();
+    restarting.pass(Duration::from_secs(30));
+    assert_eq!((restarting.owner.health().ready, code(&restarting)), (true, None));
+}
+
+/// One pass that fails, or a few, are no reason to evict a node's pods: STATUS is this until the grace is over.
+fn wait_out_the_grace(bench: &mut Bench, until: Option<Code>) {
+    for _ in 0..12 {
+        assert_eq!(code(bench), until, "{:?}", bench.owner.health());
+        bench.pass(Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn a_restart_whose_first_look_fails_is_not_seen() {
+    let (stored, view) = with_a_pod();
+    let mut bench = Bench::start_refusing(2, stored, view, true, |_| false);
+    bench.hold_host = true;
+    bench.pass(Duration::from_secs(60));
+    let effect = bench.held.pop().unwrap();
+    let cause = HostStepError { index: None, step: "look".into(), cause: "ENOBUFS".into(), gone: false };
+    bench.send(Event::Done { effect: effect.id, completion: Completion::HostObserved(Err(cause)) });
+    assert_eq!(code(&bench), None);
+    assert!(bench.owner.health().reasons.iter().any(|r| r.contains("ENOBUFS")), "it is told");
+}
+
+#[test]
+fn a_node_that_serves_and_cannot_lay_any_more_is_out_of_service_after_the_grace() {
+    for (pods, wanted) in [(0, Code::Unavailable), (1, Code::Impaired)] {
+        let (stored, view) = if pods == 0 { (Stored::default(), host()) } else { with_a_pod() };
+        let mut bench = Bench::start(2, stored, view, false);
+        let stamps = bench.stamps.len();
+        bench.refuses = steps_of_nft;
+        bench.pass(Duration::from_secs(60));
+        assert!(!bench.owner.health().ready, "its ADDs wait at once");
+        wait_out_the_grace(&mut bench, None);
+        assert_eq!(code(&bench), Some(wanted), "{pods} pods: {:?}", bench.owner.health());
+        let (told, now) = (bench.stamps.len(), bench.now);
+        bench.pass(Duration::from_secs(30));
+        assert!(told > stamps && bench.stamps.len() == told, "no stamp after {now:?}");
+        bench.refuses = |_| false;
+        bench.pass(Duration::from_secs(30));
+        assert_eq!((bench.owner.health().ready, code(&bench)), (true, None));
+    }
 }
 
 #[test]
@@ -120,23 +166,29 @@ fn a_failed_step_that_pods_which_run_need_is_51_and_others_are_not() {
     let steps: [(Refused, Option<Code>); 5] = [
         (|step| matches!(step, HostStep::ReplaceNft { .. }), Some(Code::Impaired)),
         (|step| matches!(step, HostStep::AddRule { .. }), Some(Code::Impaired)),
-        (|step| matches!(step, HostStep::SetNeighbour(_)), Some(Code::Impaired)),
+        // What one pod lacks is told, and the node serves the others.
+        (|step| matches!(step, HostStep::SetNeighbour(_)), None),
         // A base route under a pod's own: nothing that runs lacks it.
         (|step| matches!(step, HostStep::AddRoute(_)), None),
         (|_| false, None),
     ];
     for (number, (step, wanted)) in steps.into_iter().enumerate() {
-        let bench = Bench::start_refusing(2, stored.clone(), view.clone(), true, step);
+        let mut bench = Bench::start_refusing(2, stored.clone(), view.clone(), true, step);
+        wait_out_the_grace(&mut bench, None);
         assert!(
             bench.applied.iter().any(step) || wanted.is_none(),
             "case {number} is planned: {:?}",
             bench.applied
         );
-        assert_eq!(code(&bench), wanted, "case {number}: {:?}", bench.owner.health());
+        let health = bench.owner.health();
+        assert_eq!(health.code(), wanted, "case {number}: {health:?}");
+        let told = health.reasons.iter().any(|r| r.contains("lack a part of their steering"));
+        assert_eq!(told, number < 3, "case {number}: {health:?}");
     }
     // Without a pod that runs there is nothing to be impaired.
     let empty = Stored { attachments: Vec::new(), ..stored };
-    let bench = Bench::start_refusing(2, empty, host(), true, steps_of_nft);
+    let mut bench = Bench::start_refusing(2, empty, host(), true, steps_of_nft);
+    wait_out_the_grace(&mut bench, None);
     assert_eq!(code(&bench), Some(Code::Unavailable));
 }
 

@@ -38,6 +38,20 @@ fn a_tombstone_is_a_del_that_is_answered_after_its_commit() {
 }
 
 #[test]
+fn what_was_written_down_takes_no_waiters_place() {
+    let mut bench = bench();
+    bench.owner.config.max_waiters = 1;
+    bench.hold_commits = true;
+    let tombstone = buried("a", bench.now, None);
+    bench.send(Event::Tombstone { op: OpId(2), tombstone });
+    bench.send(Event::Add { op: OpId(3), ask: ask("b", 8) });
+    bench.send(Event::Add { op: OpId(4), ask: ask("c", 9) });
+    assert!(bench.error(4).to_string().contains("1 operations are under way"), "an ADD does");
+    bench.release_commits();
+    bench.added(3);
+}
+
+#[test]
 fn what_a_tombstone_does_not_mean_is_left_alone() {
     let later = Timestamp::from_millis(1_000_000);
     for (asked, cookie, boot, why) in [

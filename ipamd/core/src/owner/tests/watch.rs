@@ -8,7 +8,10 @@ use std::collections::BTreeSet;
 
 /// A node on which all is laid, with one pod per name.
 pub(super) fn whole(addresses: u8, pods: &[&str]) -> Bench {
-    let mut bench = Bench::new(addresses);
+    with_pods(Bench::new(addresses), pods)
+}
+
+fn with_pods(mut bench: Bench, pods: &[&str]) -> Bench {
     bench.mends = true;
     for (number, name) in pods.iter().enumerate() {
         let number = number as u64;
@@ -234,6 +237,18 @@ fn a_link_that_was_changed_in_everything_is_neither_broken_nor_touched_and_told(
 }
 
 #[test]
+fn a_link_that_was_given_anothers_alias_is_still_its_own() {
+    let mut bench = whole(2, &["a", "b"]);
+    let [first, second] = [0, 1].map(|n| bench.wires[n].clone());
+    let link = bench.view.links.iter_mut().find(|l| l.ifindex == first.ifindex).unwrap();
+    link.alias.clone_from(&second.alias);
+    changed(&mut bench, Trigger::Link);
+    assert_eq!(state(&bench, "a"), Some(AttachmentState::Live), "its MAC says whose it is");
+    let link = bench.view.links.iter().find(|l| l.ifindex == first.ifindex).unwrap();
+    assert_eq!(link.alias, first.alias, "and it has its own again");
+}
+
+#[test]
 fn an_address_on_the_primarys_link_is_kept_out_of_use_until_it_is_taken_off() {
     let mut bench = whole(2, &["a"]);
     let free = Ipv4Addr::new(10, 0, 1, 21);
@@ -251,7 +266,10 @@ fn an_address_on_the_primarys_link_is_kept_out_of_use_until_it_is_taken_off() {
 
 /// Every pod's link is gone; its path says this.
 fn dead(addresses: u8, pods: &[&str], sight: PathSight) -> Bench {
-    let mut bench = whole(addresses, pods);
+    dead_of(whole(addresses, pods), pods, sight)
+}
+
+fn dead_of(mut bench: Bench, pods: &[&str], sight: PathSight) -> Bench {
     bench.paths = pods.iter().map(|name| (key(name), sight)).collect();
     bench.view.links.truncate(1);
     changed(&mut bench, Trigger::Link);
@@ -261,17 +279,15 @@ fn dead(addresses: u8, pods: &[&str], sight: PathSight) -> Bench {
 
 #[test]
 fn a_full_pool_takes_the_address_of_a_dead_sandbox_and_of_no_other() {
-    for sight in [PathSight::Absent, PathSight::Unknown] {
-        let mut bench = dead(2, &["a", "b"], sight);
-        bench.send(Event::Add { op: OpId(1), ask: ask("c", 9) });
-        assert_eq!(bench.reply(1), None, "it waits for the cooldown");
-        bench.pass(Duration::from_millis(200));
-        bench.pass(Duration::from_secs(30));
-        bench.added(1);
-        let left = bench.owner.attachments();
-        let broken = left.iter().filter(|r| r.state == AttachmentState::Broken).count();
-        assert_eq!(broken, 1, "no more than is needed");
-    }
+    let mut bench = dead(2, &["a", "b"], PathSight::Absent);
+    bench.send(Event::Add { op: OpId(1), ask: ask("c", 9) });
+    assert_eq!(bench.reply(1), None, "it waits for the cooldown");
+    bench.pass(Duration::from_millis(200));
+    bench.pass(Duration::from_secs(30));
+    bench.added(1);
+    let left = bench.owner.attachments();
+    let broken = left.iter().filter(|r| r.state == AttachmentState::Broken).count();
+    assert_eq!(broken, 1, "no more than is needed");
     let mut bench = dead(2, &["a", "b"], PathSight::Namespace);
     bench.send(Event::Add { op: OpId(1), ask: ask("c", 9) });
     assert_eq!(bench.error(1).code, Code::TryAgainLater, "both may live");
@@ -282,6 +298,51 @@ fn a_full_pool_takes_the_address_of_a_dead_sandbox_and_of_no_other() {
     bench.pass(Duration::from_secs(30));
     bench.added(2);
     assert_eq!(state(&bench, "a"), Some(AttachmentState::Broken));
+}
+
+#[test]
+fn a_path_that_says_nothing_frees_nothing() {
+    // No namespace was ever seen there: to this ipamd nothing is at any path.
+    let mut unseen = Bench::new(2);
+    unseen.wired_path = PathSight::Absent;
+    let mut unseen = dead_of(with_pods(unseen, &["a", "b"]), &["a", "b"], PathSight::Absent);
+    let mut unknown = dead(2, &["a", "b"], PathSight::Unknown);
+    for bench in [&mut unseen, &mut unknown] {
+        bench.send(Event::Add { op: OpId(1), ask: ask("c", 9) });
+        assert_eq!(bench.error(1).code, Code::TryAgainLater, "both may live");
+        let left = bench.owner.attachments();
+        assert!(left.iter().all(|r| r.state == AttachmentState::Broken) && left.len() == 2, "{left:?}");
+    }
+    // Seen there later, and then no more.
+    unseen.paths = ["a", "b"].map(|name| (key(name), PathSight::Namespace)).into();
+    unseen.send(Event::Add { op: OpId(2), ask: ask("c", 9) });
+    assert_eq!(unseen.error(2).code, Code::TryAgainLater);
+    unseen.pass(Duration::from_secs(2));
+    assert!(unseen.stored.attachments.iter().all(|r| r.netns_seen), "it is durable");
+    unseen.paths = ["a", "b"].map(|name| (key(name), PathSight::Absent)).into();
+    unseen.send(Event::Add { op: OpId(3), ask: ask("c", 9) });
+    unseen.pass(Duration::from_millis(200));
+    unseen.pass(Duration::from_secs(30));
+    unseen.added(3);
+}
+
+#[test]
+fn an_add_that_waits_for_the_node_to_serve_takes_nothing_of_the_dead() {
+    let mut bench = dead(4, &["a", "b"], PathSight::Namespace);
+    bench.paths = ["a", "b"].map(|name| (key(name), PathSight::Absent)).into();
+    bench.refuses = |step| matches!(step, HostStep::ReplaceNft { .. });
+    bench.view.nft = None;
+    changed(&mut bench, Trigger::Nftables);
+    assert!(!bench.owner.health().ready);
+    bench.send(Event::Add { op: OpId(1), ask: ask("c", 9) });
+    // A third link goes: the paths are asked.
+    let asked = ["a", "b"].map(|name| bench.owner.attachment(&key(name)).unwrap().id());
+    for id in asked {
+        bench.owner.evidence.suspect(id);
+    }
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.reply(1), None);
+    assert_eq!(state(&bench, "a").and(state(&bench, "b")), Some(AttachmentState::Broken), "two are free");
 }
 
 #[test]
