@@ -5,13 +5,18 @@ use eni_proto::ids::{MacAddr, NetnsCookie};
 use ipamd_core::host_net::nft;
 use ipamd_core::kernel::{
     Alias, AttachmentView, DYING_GROUP, ENI_GROUP, EniRouteView, Forward, HostAddressView, HostKernel,
-    HostStep, HostStepError, HostView, InetSettings, LinkView, LookSpec, NeighbourView, POD_INET, PROTOCOL,
-    ReapLink, Reaped, RouteAction, RouteView, RuleView, SANDBOX_GATEWAY, SandboxLinkView, SandboxRouteView,
-    SandboxView, Trigger, UnwireSpec, WireError, WireSpec,
+    HostStep, HostStepError, HostView, InetSettings, LinkView, LookSpec, NeighbourView, POD_GROUP, POD_INET,
+    PROTOCOL, ReapLink, Reaped, RouteAction, RouteView, RuleView, SANDBOX_GATEWAY, SandboxLinkView,
+    SandboxRouteView, SandboxView, Trigger, UnwireSpec, WireError, WireSpec,
 };
 use ipnet::Ipv4Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+
+/// Whether a group is one of pods' host ends, or of dying ones.
+fn of_a_pod(group: u32) -> bool {
+    group == DYING_GROUP || (POD_GROUP..POD_GROUP + 0x80).contains(&group)
+}
 
 #[derive(Debug, Clone)]
 struct Pair {
@@ -338,8 +343,8 @@ impl HostKernel for FakeKernel {
                 Some(pair) if pair.view.alias != link.alias && Alias::parse(&pair.view.alias).is_some() => {
                     reaped.gone.push(link.ifindex);
                 }
-                // Somebody's alias: whose it is is not clear.
-                Some(pair) if pair.view.alias != link.alias && !pair.view.alias.is_empty() => {
+                // Somebody's alias and somebody's group: whose it is is not clear.
+                Some(pair) if pair.view.alias != link.alias && !of_a_pod(pair.view.group) => {
                     reaped.kept.push((link.ifindex, "another alias".to_owned()));
                 }
                 _ => {

@@ -44,8 +44,8 @@ pub(crate) enum Whose {
     Unclear(String),
 }
 
-/// Whose link it is: the dying one's when its alias begins with `alias`, or when it is a pair of ours that was not
-/// finished and so never got one.
+/// Whose link it is: the dying one's when its alias begins with `alias`, or when name and group say that it is a host end
+/// of ours: its alias was never given, or is what somebody has made of it.
 pub(crate) fn whose(link: &LinkView, alias: &str) -> Whose {
     let veth = link.kind == "veth";
     let named = !alias.is_empty() && link.alias.starts_with(alias);
@@ -60,9 +60,9 @@ pub(crate) fn whose(link: &LinkView, alias: &str) -> Whose {
     if !veth || Alias::parse(&link.alias).is_some() {
         return Whose::Anothers;
     }
-    match (link.alias.is_empty(), our_name, our_group) {
-        (true, true, true) => Whose::Ours,
-        (_, false, false) => Whose::Anothers,
+    match (our_name, our_group) {
+        (true, true) => Whose::Ours,
+        (false, false) => Whose::Anothers,
         _ => Whose::Unclear(format!("{} has another alias: {:?}", link.name, link.alias)),
     }
 }
@@ -135,8 +135,9 @@ mod tests {
         assert_eq!(whose(&link(POD_GROUP + 1, "eni1 1f c eth0 1 n ns/pod", "veth"), alias), Whose::Ours);
         assert_eq!(whose(&link(POD_GROUP + 1, "", "veth"), alias), Whose::Ours);
         let unclear = |link, alias| matches!(whose(&link, alias), Whose::Unclear(_));
-        assert!(unclear(link(DYING_GROUP, "uplink", "veth"), ""));
-        assert!(unclear(link(POD_GROUP + 1, "uplink", "veth"), alias));
+        assert_eq!(whose(&link(DYING_GROUP, "uplink", "veth"), ""), Whose::Ours);
+        assert_eq!(whose(&link(POD_GROUP + 1, "uplink", "veth"), alias), Whose::Ours);
+        assert!(unclear(link(7, "uplink", "veth"), alias));
         let foreign = LinkView { name: "veth0".into(), ..link(DYING_GROUP, "", "veth") };
         assert!(unclear(foreign, alias), "a group of ours, no alias, and not a name of ours");
         assert!(unclear(link(0, "uplink", "veth"), alias), "our name alone");

@@ -96,7 +96,7 @@ fn a_sandbox_that_comes_back_for_an_operation_that_has_ended_is_closed() {
         SandboxSocket::check(made, NetnsCookie(own_cookie().unwrap().0 + 1)).unwrap()
     };
     let back = |op| {
-        let error = HostStepError { index: None, step: "look".into(), cause: "late".into() };
+        let error = HostStepError { index: None, step: "look".into(), cause: "late".into(), gone: false };
         let completion = Completion::Looked(Err(error));
         Finished::InSandbox { effect: EffectId(1_000_001), op, completion, sandbox: Some(sandbox()) }
     };
