@@ -5,7 +5,7 @@
 
 use crate::model::{Fault, JournalEntry};
 use ipamd_core::cloud::{
-    CloudError, EniObservation, EniScope, InstanceIdentity, InstanceLimits, Mutated, Mutation,
+    CloudError, EniObservation, EniScope, InstanceIdentity, InstanceLimits, MetadataEni, Mutated, Mutation,
 };
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ pub const MAX_LINE: usize = 1024 * 1024;
 pub enum Request {
     /// The instance metadata.
     Identity,
+    /// The instance metadata of its network interfaces.
+    Interfaces,
     /// DescribeNetworkInterfaces.
     DescribeEnis {
         /// Which.
@@ -60,6 +62,8 @@ pub enum Request {
 pub enum Answer {
     /// To `identity`.
     Identity(InstanceIdentity),
+    /// To `interfaces`.
+    Interfaces(Vec<MetadataEni>),
     /// To `describe_enis` and `enis`.
     Enis(Vec<EniObservation>),
     /// To `describe_limits`.

@@ -14,12 +14,12 @@ const SYNTHETIC: [&str; 2] = ["bench.", "test."];
 pub fn of(instance_type: &str) -> Option<InstanceLimits> {
     if let Some(size) = SYNTHETIC.iter().find_map(|family| instance_type.strip_prefix(family)) {
         let (enis, addresses) = size.split_once('x')?;
-        let limits = InstanceLimits { enis: enis.parse().ok()?, addresses_per_eni: addresses.parse().ok()? };
+        let limits = InstanceLimits::new(enis.parse().ok()?, addresses.parse().ok()?);
         return (limits.enis > 0 && limits.addresses_per_eni > 0).then_some(limits);
     }
     let at = LIMITS.binary_search_by(|row| row.0.cmp(instance_type)).ok()?;
     let (_, enis, addresses_per_eni) = LIMITS[at];
-    Some(InstanceLimits { enis, addresses_per_eni })
+    Some(InstanceLimits::new(enis, addresses_per_eni))
 }
 
 /// The most addresses per interface of any published type.
@@ -33,17 +33,17 @@ mod tests {
 
     #[test]
     fn well_known_types_have_their_limits() {
-        assert_eq!(of("m5.large"), Some(InstanceLimits { enis: 3, addresses_per_eni: 10 }));
-        assert_eq!(of("m5.4xlarge"), Some(InstanceLimits { enis: 8, addresses_per_eni: 30 }));
-        assert_eq!(of("m5.24xlarge"), Some(InstanceLimits { enis: 15, addresses_per_eni: 50 }));
+        assert_eq!(of("m5.large"), Some(InstanceLimits::new(3, 10)));
+        assert_eq!(of("m5.4xlarge"), Some(InstanceLimits::new(8, 30)));
+        assert_eq!(of("m5.24xlarge"), Some(InstanceLimits::new(15, 50)));
         assert_eq!(of("m5.huge"), None);
         assert_eq!(most_addresses(), 64);
     }
 
     #[test]
     fn our_own_types_are_told_by_their_names_and_not_in_the_table() {
-        assert_eq!(of("bench.8x150"), Some(InstanceLimits { enis: 8, addresses_per_eni: 150 }));
-        assert_eq!(of("test.4x6"), Some(InstanceLimits { enis: 4, addresses_per_eni: 6 }));
+        assert_eq!(of("bench.8x150"), Some(InstanceLimits::new(8, 150)));
+        assert_eq!(of("test.4x6"), Some(InstanceLimits::new(4, 6)));
         assert!(LIMITS.iter().all(|row| SYNTHETIC.iter().all(|family| !row.0.starts_with(family))));
         assert_eq!((of("test.0x6"), of("test.4"), of("bench.x")), (None, None, None));
     }

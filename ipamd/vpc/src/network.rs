@@ -47,6 +47,7 @@ impl Network {
     pub fn lay(options: &Options, ec2: &Ec2) -> Result<(Network, Links), RunError> {
         let setup = ec2.setup();
         let primary = &ec2.enis()[0];
+        let node_address = primary.primary.unwrap_or(Ipv4Addr::UNSPECIFIED);
         let peer_subnet = setup.vpc_cidr.broadcast().to_bits() & !0xff;
         let name = |role: &str| format!("{}-{role}", options.prefix);
         let topology = Topology {
@@ -58,7 +59,7 @@ impl Network {
             client_netns: name("client"),
             vpc_cidr: setup.vpc_cidr,
             gateway: Ipv4Addr::from_bits(setup.subnet.network().to_bits() + 1),
-            node_address: primary.primary,
+            node_address,
             peer_address: Ipv4Addr::from_bits(peer_subnet + 10),
             internet_address: hosts::INTERNET,
             client_address: hosts::CLIENT,
@@ -67,9 +68,9 @@ impl Network {
         let network = Network { prefix: options.prefix.clone(), mtu: options.mtu, topology };
         let mut links = Links::default();
         let laid = hosts::lay(&network.topology, options.mtu)
-            .and_then(|()| hosts::checks(&network.topology, primary.primary))
+            .and_then(|()| hosts::checks(&network.topology, node_address))
             .and_then(|()| network.show(&mut links, ec2.enis()))
-            .and_then(|()| network.start_primary(primary));
+            .and_then(|()| network.start_primary(primary.subnet_cidr.prefix_len()));
         match laid {
             Ok(()) => Ok((network, links)),
             Err(error) => {
@@ -115,9 +116,8 @@ impl Network {
     }
 
     /// What DHCP does for the primary ENI when an instance boots.
-    fn start_primary(&self, eni: &EniObservation) -> Result<(), RunError> {
-        let Topology { node_netns, gateway, node_link, .. } = &self.topology;
-        let (primary, length) = (eni.primary, eni.subnet_cidr.prefix_len());
+    fn start_primary(&self, length: u8) -> Result<(), RunError> {
+        let Topology { node_netns, gateway, node_link, node_address: primary, .. } = &self.topology;
         ip_batch(
             node_netns,
             &format!(

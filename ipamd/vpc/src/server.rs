@@ -180,7 +180,10 @@ fn mutate(server: &Server, mutation: &Mutation) -> Answer {
     let then = || match mutation {
         Mutation::Assign { .. } | Mutation::Unassign { .. } => followed = server.follow(),
         Mutation::Attach { .. } | Mutation::Detach { .. } => server.scheduled.notify_one(),
-        Mutation::Create { .. } | Mutation::Delete { .. } => {}
+        Mutation::Create { .. }
+        | Mutation::Delete { .. }
+        | Mutation::SetSecurityGroups { .. }
+        | Mutation::SetDeleteOnTermination { .. } => {}
     };
     let make = |ec2: &mut Ec2, fault: Option<&Fault>| ec2.mutate(mutation, fault, now());
     let answer = with_fault(server, mutation.call(), make, then);
@@ -195,6 +198,10 @@ fn answer(server: &Server, request: Request) -> Answer {
         Request::Identity => {
             with_fault(server, "InstanceIdentity", |ec2, fault| ec2.identity(fault, now()), || ())
                 .map_or_else(Answer::Refused, Answer::Identity)
+        }
+        Request::Interfaces => {
+            with_fault(server, "InstanceInterfaces", |ec2, fault| ec2.interfaces(fault, now()), || ())
+                .map_or_else(Answer::Refused, Answer::Interfaces)
         }
         Request::DescribeEnis { scope } => {
             let describe = |ec2: &mut Ec2, fault: Option<&Fault>| ec2.describe_enis(&scope, fault, now());

@@ -78,24 +78,43 @@ impl Journal {
 
 /// The parameters of a change, in EC2's names.
 pub(super) fn parameters(mutation: &Mutation) -> String {
+    fn counts(addresses: u32, prefixes: u32) -> String {
+        if prefixes > 0 {
+            format!("Ipv4PrefixCount={prefixes}")
+        } else {
+            format!("SecondaryPrivateIpAddressCount={addresses}")
+        }
+    }
     fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
         items.into_iter().map(|i| i.to_string()).collect::<Vec<_>>().join(" ")
     }
     match mutation {
-        Mutation::Create { subnet, security_groups, secondary, tags, token } => format!(
-            "SubnetId={subnet} SecondaryPrivateIpAddressCount={secondary} SecurityGroupId=[{}] Tag=[{}] ClientToken={token}",
+        Mutation::Create { subnet, security_groups, secondary, prefixes, tags, token } => format!(
+            "SubnetId={subnet} {} SecurityGroupId=[{}] Tag=[{}] ClientToken={token}",
+            counts(*secondary, *prefixes),
             list(security_groups),
             list(tags.iter().map(|(key, value)| format!("{key}={value}"))),
         ),
         Mutation::Attach { eni, instance, device_index } => {
             format!("NetworkInterfaceId={eni} InstanceId={instance} DeviceIndex={device_index}")
         }
-        Mutation::Assign { eni, count } => {
-            format!("NetworkInterfaceId={eni} SecondaryPrivateIpAddressCount={count}")
+        Mutation::Assign { eni, count, prefixes } => {
+            format!("NetworkInterfaceId={eni} {}", counts(*count, *prefixes))
         }
-        Mutation::Unassign { eni, addresses } => {
+        Mutation::Unassign { eni, addresses, prefixes } if prefixes.is_empty() => {
             format!("NetworkInterfaceId={eni} PrivateIpAddress=[{}]", list(addresses))
         }
-        Mutation::Detach { eni } | Mutation::Delete { eni } => format!("NetworkInterfaceId={eni}"),
+        Mutation::Unassign { eni, prefixes, .. } => {
+            format!("NetworkInterfaceId={eni} Ipv4Prefix=[{}]", list(prefixes))
+        }
+        Mutation::Detach { eni, .. } | Mutation::Delete { eni } => format!("NetworkInterfaceId={eni}"),
+        Mutation::SetSecurityGroups { eni, security_groups } => {
+            format!("NetworkInterfaceId={eni} SecurityGroupId=[{}]", list(security_groups))
+        }
+        Mutation::SetDeleteOnTermination { eni, attachment } => {
+            format!(
+                "NetworkInterfaceId={eni} Attachment.AttachmentId={attachment} Attachment.DeleteOnTermination=true"
+            )
+        }
     }
 }

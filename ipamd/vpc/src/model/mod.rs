@@ -25,7 +25,7 @@ use eni_proto::ids::{EniId, InstanceId, MacAddr, SubnetId};
 use fault::Faults;
 use ipamd_core::cloud::{
     CloudError, EniAttachment, EniAttachmentStatus, EniObservation, EniScope, INSTANCE_TAG, InstanceIdentity,
-    InstanceLimits,
+    InstanceLimits, MetadataEni, PLAIN_INTERFACE,
 };
 use ipamd_core::time::Timestamp;
 use journal::Journal;
@@ -49,6 +49,7 @@ pub struct Ec2 {
     enis: Vec<EniObservation>,
     /// How many were ever created: ids and MACs are never used again.
     created: u32,
+    attached: u32,
     tokens: Tokens,
     /// By time.
     pending: Vec<Pending>,
@@ -69,6 +70,7 @@ impl Ec2 {
             subnet,
             enis: Vec::new(),
             created: 0,
+            attached: 0,
             tokens: Tokens::default(),
             pending: Vec::new(),
             journal: Journal::default(),
@@ -80,6 +82,9 @@ impl Ec2 {
             instance: ec2.instance.clone(),
             device_index: 0,
             status: EniAttachmentStatus::Attached,
+            id: Some(ec2.next_attachment()),
+            network_card: 0,
+            delete_on_termination: true,
         });
         ec2.enis.push(primary);
         Ok(ec2)
@@ -99,12 +104,20 @@ impl Ec2 {
             mac: MacAddr([0x02, 0xe1, 0xc0, high, middle, low]),
             subnet: self.subnet_id.clone(),
             subnet_cidr: self.setup.subnet,
-            primary: addresses[0],
+            primary: Some(addresses[0]),
             secondary: addresses[1..].to_vec(),
+            prefixes: Vec::new(),
             attachment: None,
             security_groups,
             tags,
+            private_dns_name: Some(private_dns_name(addresses[0])),
+            kind: PLAIN_INTERFACE.to_owned(),
         }
+    }
+
+    fn next_attachment(&mut self) -> String {
+        self.attached += 1;
+        format!("eni-attach-0e1c{:013x}", self.attached)
     }
 
     /// What was set up.
@@ -163,8 +176,32 @@ impl Ec2 {
             instance_type: self.setup.instance_type.clone(),
             primary_mac: self.enis[0].mac,
             vpc_cidrs: vec![self.setup.vpc_cidr],
+            region: REGION.to_owned(),
+            availability_zone: format!("{REGION}a"),
         };
         self.answer("InstanceIdentity", String::new(), Ok(identity), fault, now)
+    }
+
+    /// The instance metadata of the network interfaces that are attached.
+    pub fn interfaces(
+        &mut self,
+        fault: Option<&Fault>,
+        now: Timestamp,
+    ) -> Result<Vec<MetadataEni>, CloudError> {
+        let here = |eni: &EniObservation| {
+            let attachment = eni.attachment.as_ref()?;
+            Some(MetadataEni {
+                mac: eni.mac,
+                id: Some(eni.id.clone()),
+                device_index: Some(attachment.device_index),
+                addresses: eni.primary.into_iter().chain(eni.secondary.iter().copied()).collect(),
+                prefixes: eni.prefixes.clone(),
+                subnet_cidr: Some(eni.subnet_cidr),
+                vpc_cidrs: vec![self.setup.vpc_cidr],
+            })
+        };
+        let interfaces = self.enis.iter().filter_map(here).collect();
+        self.answer("InstanceInterfaces", String::new(), Ok(interfaces), fault, now)
     }
 
     /// DescribeNetworkInterfaces, filtered. An ENI is described as `attaching` or `detaching` until its transition is
@@ -220,4 +257,13 @@ impl Ec2 {
         };
         self.journal.record(call, parameters, found, None, now)
     }
+}
+
+/// The Region that the model is in.
+const REGION: &str = "eu-central-1";
+
+/// `ip-10-0-1-10.eu-central-1.compute.internal` (VPC user guide, "DNS attributes for your VPC").
+fn private_dns_name(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("ip-{a}-{b}-{c}-{d}.{REGION}.compute.internal")
 }

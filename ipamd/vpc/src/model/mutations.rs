@@ -36,6 +36,9 @@ impl Ec2 {
 
     fn apply(&mut self, mutation: &Mutation, now: Timestamp) -> Result<Mutated, Refusal> {
         match mutation {
+            Mutation::Create { prefixes: 1.., .. } | Mutation::Assign { prefixes: 1.., .. } => {
+                Err(Refusal::bad_value("Prefixes are not supported.".to_owned()))
+            }
             Mutation::Create { subnet, security_groups, secondary, tags, .. } => {
                 match self.tokens.find(mutation) {
                     Known::New => {}
@@ -53,10 +56,24 @@ impl Ec2 {
             Mutation::Attach { eni, instance, device_index } => {
                 self.attach(eni, instance, *device_index, now)
             }
-            Mutation::Assign { eni, count } => self.assign(eni, *count).map(Mutated::Assigned),
-            Mutation::Unassign { eni, addresses } => self.unassign(eni, addresses),
-            Mutation::Detach { eni } => self.detach(eni, now),
+            Mutation::Assign { eni, count, .. } => self.assign(eni, *count).map(Mutated::Assigned),
+            Mutation::Unassign { eni, addresses, .. } => self.unassign(eni, addresses),
+            Mutation::Detach { eni, .. } => self.detach(eni, now),
             Mutation::Delete { eni } => self.delete(eni),
+            Mutation::SetSecurityGroups { eni, security_groups } => {
+                self.check_groups(security_groups)?;
+                self.find_mut(eni)?.security_groups.clone_from(security_groups);
+                Ok(Mutated::Done)
+            }
+            Mutation::SetDeleteOnTermination { eni, attachment } => {
+                let of_eni = self.find_mut(eni)?.attachment.as_mut();
+                let Some(found) = of_eni.filter(|at| at.id.as_ref() == Some(attachment)) else {
+                    let message = format!("The attachment '{attachment}' does not exist");
+                    return Err(Refusal::new("InvalidAttachmentID.NotFound", message));
+                };
+                found.delete_on_termination = true;
+                Ok(Mutated::Done)
+            }
         }
     }
 
@@ -72,13 +89,8 @@ impl Ec2 {
             let message = format!("The subnet ID '{subnet}' does not exist");
             return Err(Refusal::new("InvalidSubnetID.NotFound", message));
         }
+        self.check_groups(security_groups)?;
         let known = &self.setup.security_groups;
-        if let Some(group) = security_groups.iter().find(|group| !known.contains(group)) {
-            return Err(Refusal::new(
-                "InvalidGroup.NotFound",
-                format!("The security group '{group}' does not exist"),
-            ));
-        }
         let groups = if security_groups.is_empty() { known[..1].to_vec() } else { security_groups.to_vec() };
         self.check_addresses(false, u64::from(secondary) + 1)?;
         let addresses = self.take_addresses(secondary as usize + 1)?;
@@ -124,7 +136,16 @@ impl Ec2 {
         }
         self.check_addresses(true, addresses)?;
         let status = EniAttachmentStatus::Attaching;
-        let attachment = EniAttachment { instance: instance.clone(), device_index, status };
+        let id_of_attachment = self.next_attachment();
+        let attachment = EniAttachment {
+            instance: instance.clone(),
+            device_index,
+            status,
+            id: Some(id_of_attachment),
+            network_card: 0,
+            // "false" until it is modified: AttachNetworkInterface has no parameter for it.
+            delete_on_termination: false,
+        };
         self.find_mut(id)?.attachment = Some(attachment);
         self.schedule(Transition::Attached(id.clone()), self.setup.attach_ms, now);
         Ok(Mutated::Done)
@@ -152,8 +173,8 @@ impl Ec2 {
         if gone.is_empty() {
             return Err(Refusal::new("MissingParameter", "No address to unassign was given.".to_owned()));
         }
-        if gone.contains(&eni.primary) {
-            let message = format!("The primary address {} of '{id}' cannot be unassigned.", eni.primary);
+        if let Some(primary) = eni.primary.filter(|primary| gone.contains(primary)) {
+            let message = format!("The primary address {primary} of '{id}' cannot be unassigned.");
             return Err(Refusal::bad_value(message));
         }
         if let Some(unknown) = gone.iter().find(|address| !eni.secondary.contains(address)) {
@@ -193,8 +214,16 @@ impl Ec2 {
         }
         let place = self.enis.iter().position(|e| e.id == *id).ok_or_else(|| Refusal::no_such_eni(id))?;
         let eni = self.enis.remove(place);
-        self.subnet.release(std::iter::once(eni.primary).chain(eni.secondary));
+        self.subnet.release(eni.all_addresses());
         Ok(Mutated::Done)
+    }
+
+    fn check_groups(&self, security_groups: &[String]) -> Result<(), Refusal> {
+        let unknown = security_groups.iter().find(|group| !self.setup.security_groups.contains(group));
+        unknown.map_or(Ok(()), |group| {
+            let message = format!("The security group '{group}' does not exist");
+            Err(Refusal::new("InvalidGroup.NotFound", message))
+        })
     }
 
     fn find(&self, id: &EniId) -> Result<&EniObservation, Refusal> {

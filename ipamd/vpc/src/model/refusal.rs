@@ -75,11 +75,9 @@ impl Refusal {
     /// As core sees it.
     pub(super) fn into_error(self, call: &str, request: u64) -> CloudError {
         CloudError {
-            kind: kind_of(&self.code),
-            call: call.to_owned(),
-            message: self.message,
-            code: Some(self.code),
             request_id: Some(format!("req-{request:08x}")),
+            code: Some(self.code.clone()),
+            ..CloudError::new(kind_of(&self.code), call, self.message)
         }
     }
 }
@@ -89,7 +87,9 @@ fn kind_of(code: &str) -> CloudErrorKind {
         "RequestLimitExceeded" | "Throttling" => CloudErrorKind::Throttled,
         "UnauthorizedOperation" | "AuthFailure" => CloudErrorKind::Unauthorized,
         "Unavailable" | "InternalError" => CloudErrorKind::Unreachable,
-        "InsufficientFreeAddressesInSubnet" | "InsufficientCidrBlocks" => CloudErrorKind::SubnetFull,
+        "InsufficientFreeAddressesInSubnet" => CloudErrorKind::SubnetFull,
+        "InsufficientCidrBlocks" => CloudErrorKind::PrefixesExhausted,
+        "NetworkInterfaceLimitExceeded" => CloudErrorKind::QuotaReached,
         "IncorrectState" => CloudErrorKind::InUse,
         code if code.ends_with(".InUse") => CloudErrorKind::InUse,
         code if code.ends_with(".NotFound") => CloudErrorKind::NotFound,
@@ -108,7 +108,8 @@ mod tests {
             ("RequestLimitExceeded", CloudErrorKind::Throttled),
             ("AttachmentLimitExceeded", CloudErrorKind::LimitReached),
             ("PrivateIpAddressLimitExceeded", CloudErrorKind::LimitReached),
-            ("NetworkInterfaceLimitExceeded", CloudErrorKind::LimitReached),
+            ("NetworkInterfaceLimitExceeded", CloudErrorKind::QuotaReached),
+            ("InsufficientCidrBlocks", CloudErrorKind::PrefixesExhausted),
             ("InsufficientFreeAddressesInSubnet", CloudErrorKind::SubnetFull),
             ("InvalidNetworkInterface.InUse", CloudErrorKind::InUse),
             ("InvalidNetworkInterfaceID.NotFound", CloudErrorKind::NotFound),

@@ -27,7 +27,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn of(eni: &EniObservation) -> Option<Link> {
         let device_index = eni.attachment.as_ref()?.device_index;
-        let addresses = std::iter::once(eni.primary).chain(eni.secondary.iter().copied()).collect();
+        let addresses = eni.all_addresses().collect();
         Some(Link { device_index, mac: eni.mac, addresses })
     }
 

@@ -16,7 +16,7 @@ fn steer(vpc: &Vpc, eni: &EniObservation, link: &str) {
          route add {gateway}/32 dev {link} scope link table 100\n\
          route add default via {gateway} dev {link} table 100\n"
     );
-    for address in std::iter::once(&eni.primary).chain(&eni.secondary) {
+    for address in eni.all_addresses() {
         lines += &format!("addr add {address}/32 dev lo\nrule add from {address} lookup 100\n");
     }
     vpc.ip("node", &lines);
@@ -47,7 +47,7 @@ fn netns_an_eni_comes_carries_packets_and_goes() {
     steer(&vpc, &eni, "ens6");
     let topology = &vpc.topology;
     let (peer, client) = (topology.peer_address, topology.client_address);
-    for address in std::iter::once(eni.primary).chain(eni.secondary.clone()) {
+    for address in eni.all_addresses() {
         assert!(vpc.pings("node", &["-I", &address.to_string(), &peer.to_string()]), "{address} to the peer");
         assert!(vpc.pings("peer", &[&address.to_string()]), "the peer to {address}");
         assert!(vpc.pings("client", &[&address.to_string()]), "the client to {address}");
@@ -58,11 +58,11 @@ fn netns_an_eni_comes_carries_packets_and_goes() {
     }
     assert!(vpc.drops().values().all(|&packets| packets == 0), "{:?}", vpc.drops());
 
-    vpc.mutated(&Mutation::Detach { eni: eni.id.clone() });
+    vpc.mutated(&Mutation::Detach { eni: eni.id.clone(), attachment: None });
     assert_eq!(vpc.status(&eni.id), Some(EniAttachmentStatus::Detaching));
     until("it is available", || vpc.status(&eni.id).is_none());
     assert!(!vpc.has_link("node", "ens6") && !vpc.has_link("router", "v2"), "its link is gone before");
-    assert_eq!(vpc.ip("router", &format!("route show {}\n", eni.primary)), "");
+    assert_eq!(vpc.ip("router", &format!("route show {}\n", eni.primary.unwrap())), "");
     assert!(vpc.drops().contains_key("v2"), "its count stays");
     vpc.mutated(&Mutation::Delete { eni: eni.id.clone() });
 
@@ -86,7 +86,9 @@ fn netns_assigned_addresses_are_known_at_once_and_unassigned_ones_no_more() {
     ]);
     let mut eni = vpc.created(1);
     vpc.attached(&eni, 1);
-    let Mutated::Assigned(new) = vpc.mutated(&Mutation::Assign { eni: eni.id.clone(), count: 2 }) else {
+    let Mutated::Assigned(new) =
+        vpc.mutated(&Mutation::Assign { eni: eni.id.clone(), count: 2, prefixes: 0 })
+    else {
         panic!()
     };
     assert_eq!(new.len(), 2);
@@ -97,14 +99,16 @@ fn netns_assigned_addresses_are_known_at_once_and_unassigned_ones_no_more() {
     for address in [&kept, &gone] {
         assert!(vpc.pings("peer", &[address]) && vpc.pings("node", &["-I", address, &peer]), "{address}");
     }
-    vpc.mutated(&Mutation::Unassign { eni: eni.id.clone(), addresses: vec![new[1]] });
+    vpc.mutated(&Mutation::Unassign { eni: eni.id.clone(), addresses: vec![new[1]], prefixes: Vec::new() });
     assert!(!vpc.pings("peer", &[&gone]), "nobody owns it");
     assert_eq!(vpc.drops()["v2"], 0);
     assert!(!vpc.pings("node", &["-I", &gone, &peer]), "nor may anybody send with it");
     assert_eq!(vpc.drops()["v2"], 1);
     assert!(vpc.pings("peer", &[&kept]), "the other stays");
     let primary = vpc.enis()[0].clone();
-    let Mutated::Assigned(on_primary) = vpc.mutated(&Mutation::Assign { eni: primary.id, count: 1 }) else {
+    let Mutated::Assigned(on_primary) =
+        vpc.mutated(&Mutation::Assign { eni: primary.id, count: 1, prefixes: 0 })
+    else {
         panic!()
     };
     vpc.ip("node", &format!("addr add {}/32 dev lo\n", on_primary[0]));
@@ -162,7 +166,7 @@ fn netns_the_largest_instance_is_filled_while_others_are_answered() {
     steer(&vpc, &EniObservation { secondary: vec![last.secondary[148]], ..last.clone() }, "ens12");
     assert!(vpc.pings("peer", &[&last.secondary[148].to_string()]));
     for eni in &enis {
-        vpc.mutated(&Mutation::Detach { eni: eni.id.clone() });
+        vpc.mutated(&Mutation::Detach { eni: eni.id.clone(), attachment: None });
     }
     until("all are available", || enis.iter().all(|eni| vpc.status(&eni.id).is_none()));
     let links = vpc.ip("node", "-o link show\n");

@@ -87,6 +87,7 @@ impl Vpc {
             subnet: self.enis()[0].subnet.clone(),
             security_groups: Vec::new(),
             secondary,
+            prefixes: 0,
             tags: BTreeMap::new(),
             token: String::new(),
         };
