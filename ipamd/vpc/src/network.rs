@@ -15,10 +15,17 @@ use crate::model::Ec2;
 use ipamd_core::cloud::EniObservation;
 pub use links::Links;
 use links::{Link, Site};
+use nix::sched::{CloneFlags, setns};
 pub use run::RunError;
 use run::{ip_batch, nft, read_nft, script};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::thread;
+
+/// The metadata service's address (EC2 user guide, "Access instance metadata for an EC2 instance").
+const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 /// What the network is made with.
 #[derive(Debug, Clone)]
@@ -64,6 +71,9 @@ impl Network {
             internet_address: hosts::INTERNET,
             client_address: hosts::CLIENT,
             node_link: "ens5".to_owned(),
+            ec2_endpoint: None,
+            imds_endpoint: None,
+            node_endpoint: None,
         };
         let network = Network { prefix: options.prefix.clone(), mtu: options.mtu, topology };
         let mut links = Links::default();
@@ -83,6 +93,28 @@ impl Network {
     /// Names and addresses.
     pub fn topology(&self) -> &Topology {
         &self.topology
+    }
+
+    /// Listens on the metadata service's own address, on the router: there the node reaches it, and what the node routes,
+    /// as any address outside.
+    pub fn listen(&self) -> io::Result<TcpListener> {
+        let router = self.topology.router_netns.clone();
+        ip_batch(&router, &format!("addr add {METADATA}/32 dev lo\n")).map_err(io::Error::other)?;
+        // The thread ends in the router's namespace, and with it nothing is left there but the socket.
+        let bind = move || {
+            let netns = File::open(format!("/run/netns/{router}"))?;
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
+            TcpListener::bind((METADATA, 80))
+        };
+        thread::spawn(bind).join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    }
+
+    /// Tells where HTTP is served.
+    pub fn tell_endpoints(&mut self, served: SocketAddr) {
+        let endpoint = format!("http://{served}");
+        self.topology.ec2_endpoint = Some(endpoint.clone());
+        self.topology.imds_endpoint = Some(endpoint);
+        self.topology.node_endpoint = Some(format!("http://{METADATA}"));
     }
 
     /// Takes everything away; what is gone already is fine.

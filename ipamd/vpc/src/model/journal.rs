@@ -2,7 +2,8 @@
 //!
 //! Owns its entries, the counts by call and the numbering of requests. Entries are bounded, counts are not.
 
-use super::refusal::Refusal;
+use super::Extra;
+use super::refusal::{Refusal, request_id};
 use ipamd_core::cloud::{CloudError, Mutation};
 use ipamd_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,11 @@ impl Journal {
         &self.counts
     }
 
+    /// The id of the last request.
+    pub(super) fn last_request_id(&self) -> String {
+        request_id(self.requests)
+    }
+
     /// Writes a call down; `lost` is the error that is answered instead of what it did. Makes the answer of it.
     pub(super) fn record<T>(
         &mut self,
@@ -77,12 +83,23 @@ impl Journal {
 }
 
 /// The parameters of a change, in EC2's names.
-pub(super) fn parameters(mutation: &Mutation) -> String {
+pub(super) fn parameters(mutation: &Mutation, extra: &Extra) -> String {
+    let mut text = own_parameters(mutation);
+    if !extra.description.is_empty() {
+        text += &format!(" Description={:?}", extra.description);
+    }
+    if extra.force {
+        text += " Force=true";
+    }
+    text
+}
+
+fn own_parameters(mutation: &Mutation) -> String {
     fn counts(addresses: u32, prefixes: u32) -> String {
-        if prefixes > 0 {
-            format!("Ipv4PrefixCount={prefixes}")
-        } else {
-            format!("SecondaryPrivateIpAddressCount={addresses}")
+        match (addresses, prefixes) {
+            (0, 1..) => format!("Ipv4PrefixCount={prefixes}"),
+            (_, 0) => format!("SecondaryPrivateIpAddressCount={addresses}"),
+            _ => format!("SecondaryPrivateIpAddressCount={addresses} Ipv4PrefixCount={prefixes}"),
         }
     }
     fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
@@ -101,11 +118,18 @@ pub(super) fn parameters(mutation: &Mutation) -> String {
         Mutation::Assign { eni, count, prefixes } => {
             format!("NetworkInterfaceId={eni} {}", counts(*count, *prefixes))
         }
-        Mutation::Unassign { eni, addresses, prefixes } if prefixes.is_empty() => {
-            format!("NetworkInterfaceId={eni} PrivateIpAddress=[{}]", list(addresses))
+        Mutation::Unassign { eni, addresses, prefixes } => {
+            let mut text = format!("NetworkInterfaceId={eni}");
+            if !addresses.is_empty() || prefixes.is_empty() {
+                text += &format!(" PrivateIpAddress=[{}]", list(addresses));
+            }
+            if !prefixes.is_empty() {
+                text += &format!(" Ipv4Prefix=[{}]", list(prefixes));
+            }
+            text
         }
-        Mutation::Unassign { eni, prefixes, .. } => {
-            format!("NetworkInterfaceId={eni} Ipv4Prefix=[{}]", list(prefixes))
+        Mutation::Detach { eni, attachment: Some(attachment) } => {
+            format!("NetworkInterfaceId={eni} AttachmentId={attachment}")
         }
         Mutation::Detach { eni, .. } | Mutation::Delete { eni } => format!("NetworkInterfaceId={eni}"),
         Mutation::SetSecurityGroups { eni, security_groups } => {

@@ -1,7 +1,7 @@
 //! The rules of EC2, call by call.
 
 use super::*;
-use ipamd_core::cloud::{CloudErrorKind, Mutated, Mutation};
+use ipamd_core::cloud::{CloudErrorKind, EniScope, INSTANCE_TAG, Mutated, Mutation};
 
 const START: Timestamp = Timestamp::from_millis(1_000);
 
