@@ -1,5 +1,7 @@
 //! The rules of EC2, call by call.
 
+mod late;
+
 use super::*;
 use ipamd_core::cloud::{CloudErrorKind, EniScope, INSTANCE_TAG, Mutated, Mutation};
 

@@ -2,10 +2,13 @@
 //!
 //! Needs root. Owns its namespaces, by names that carry its process id, and takes them away.
 
+mod http;
 mod vpc;
 
 use embedded_vpc::control::{Answer, Request};
+use embedded_vpc::model::OtherEni;
 use ipamd_core::cloud::{EniAttachmentStatus, EniObservation, Mutated, Mutation};
+use std::collections::BTreeMap;
 use vpc::{Vpc, until};
 
 /// Brings an ENI's link up, and answers from its addresses by it: what ipamd does.
@@ -173,4 +176,67 @@ fn netns_the_largest_instance_is_filled_while_others_are_answered() {
     assert_eq!(links.lines().filter(|line| line.contains(": ens")).count(), 1, "{links}");
     let Answer::Calls(calls) = vpc.ask(&Request::Calls) else { panic!() };
     assert_eq!((calls["CreateNetworkInterface"], calls["AttachNetworkInterface"]), (7, 7));
+}
+
+#[test]
+fn netns_a_prefix_is_the_enis_with_all_of_its_addresses() {
+    let vpc = Vpc::new(&[
+        "--instance-type",
+        "test.4x6p",
+        "--secondary",
+        "1",
+        "--attach-ms",
+        "0",
+        "--detach-ms",
+        "0",
+    ]);
+    let mut eni = vpc.created(0);
+    vpc.attached(&eni, 1);
+    let Mutated::AssignedPrefixes(prefixes) =
+        vpc.mutated(&Mutation::Assign { eni: eni.id.clone(), count: 0, prefixes: 1 })
+    else {
+        panic!()
+    };
+    eni.prefixes.clone_from(&prefixes);
+    steer(&vpc, &eni, "ens6");
+    let peer = vpc.topology.peer_address.to_string();
+    let all: Vec<String> = eni.for_containers().map(|address| address.to_string()).collect();
+    assert_eq!(all.len(), 16);
+    for address in [&all[0], &all[7], &all[15]] {
+        assert!(vpc.pings("peer", &[address]) && vpc.pings("node", &["-I", address, &peer]), "{address}");
+    }
+    assert_eq!(vpc.drops()["v2"], 0);
+    let unassign = Mutation::Unassign { eni: eni.id.clone(), addresses: Vec::new(), prefixes };
+    vpc.mutated(&unassign);
+    for address in [&all[0], &all[15]] {
+        assert!(!vpc.pings("peer", &[address]), "{address}: nobody owns it");
+    }
+    assert!(!vpc.pings("node", &["-I", &all[0], &peer]));
+    assert_eq!(vpc.drops()["v2"], 1, "nor may anybody send with it");
+}
+
+#[test]
+fn netns_enis_of_others_have_links_but_what_carries_no_addresses() {
+    let vpc = Vpc::new(&["--instance-type", "test.4x6", "--secondary", "0"]);
+    let other = |device_index, network_card, kind: &str| {
+        let request = Request::AddOther(OtherEni {
+            device_index: Some(device_index),
+            network_card,
+            kind: kind.to_owned(),
+            tags: BTreeMap::new(),
+            secondary: 0,
+            prefixes: 0,
+            delete_on_termination: true,
+        });
+        let Answer::Added(eni) = vpc.ask(&request) else { panic!() };
+        eni
+    };
+    let (trunk, bare, far) = (other(1, 0, "trunk"), other(2, 0, "efa-only"), other(1, 1, "interface"));
+    assert!(vpc.has_link("node", "ens6") && !vpc.has_link("node", "ens7"));
+    assert!(vpc.has_link("node", "ens38"), "of the second card");
+    let enis = vpc.enis();
+    assert_eq!(enis[1..].iter().map(|e| &e.id).collect::<Vec<_>>(), [&trunk, &bare, &far]);
+    assert!(vpc.ip("node", "link show dev ens38\n").contains(&enis[3].mac.to_string()));
+    let Answer::Mutated(_) = vpc.ask(&Request::ForceDetach { eni: far }) else { panic!() };
+    until("it is gone", || !vpc.has_link("node", "ens38"));
 }
