@@ -1,8 +1,9 @@
 //! What instance types carry: a table of published facts.
 //!
-//! Owns the look-up, and two families that EC2 does not have, whose sizes are in their names: `bench` for room for more
-//! than a thousand containers (real types reach that by prefixes only), `test` for nodes that are full quickly; a `p` at
-//! the end stands for interfaces that take prefixes. The table is made from `data/eni-limits.csv` by `scripts/make-limits`; a test compares them.
+//! Owns the look-up, and two families that EC2 does not have, whose sizes are in their names: `bench` for room for
+//! more than a thousand containers (real types reach that by prefixes only), `test` for nodes that are full quickly; a
+//! `p` at the end stands for interfaces that take prefixes. The table is made from `data/eni-limits.csv` by
+//! `scripts/make-limits`; a test compares them.
 
 use crate::limits_table::LIMITS;
 use ipamd_core::cloud::InstanceLimits;
@@ -54,5 +55,19 @@ mod tests {
         assert_eq!(of("test.4x6p"), Some(InstanceLimits { prefixes: true, ..InstanceLimits::new(4, 6) }));
         assert!(LIMITS.iter().all(|row| SYNTHETIC.iter().all(|family| !row.0.starts_with(family))));
         assert_eq!((of("test.0x6"), of("test.4"), of("bench.x")), (None, None, None));
+    }
+
+    #[test]
+    fn the_table_is_what_the_data_says() {
+        let row = |line: &'static str| {
+            let columns: Vec<&str> = line.split(',').collect();
+            let first_card = columns[6].split(';').next().and_then(|card| card.strip_prefix("0:"));
+            let enis: u32 = first_card.unwrap_or(columns[1]).parse().unwrap();
+            let prefixes = columns[4] == "nitro" || columns[5] == "true";
+            (columns[0], enis, columns[2].parse::<u32>().unwrap(), prefixes)
+        };
+        let mut rows: Vec<_> = include_str!("../data/eni-limits.csv").lines().skip(1).map(row).collect();
+        rows.sort_unstable();
+        assert_eq!(rows, LIMITS, "run scripts/make-limits");
     }
 }

@@ -1,10 +1,10 @@
 //! The network behind the model: namespaces, links, routes and the source check, by iproute2 and nft.
 //!
-//! Owns five namespaces of a common prefix: the node, the VPC's router, a peer host elsewhere in the VPC, an "internet"
-//! host behind the internet gateway, and a client whose address reaches the ENIs as it is. The router knows which ENI
-//! owns an address, answers ARP for the subnet's gateway on every ENI, drops and counts what an ENI sends that does not
-//! own its source, and what leaves by the internet gateway with an address that no public one maps to. The machine's own
-//! namespace stays as it is. Does not decide which ENI has what: the model does.
+//! Owns five namespaces of a common prefix: the node, the VPC's router, a peer host elsewhere in the VPC, an
+//! "internet" host behind the internet gateway, and a client whose address reaches the ENIs as it is. The router knows
+//! which ENI owns an address, answers ARP for the subnet's gateway on every ENI, drops and counts what an ENI sends
+//! that does not own its source, and what leaves by the internet gateway with an address that no public one maps to.
+//! The machine's own namespace stays as it is. Does not decide which ENI has what: the model does.
 
 mod hosts;
 mod links;
@@ -95,8 +95,8 @@ impl Network {
         &self.topology
     }
 
-    /// Listens on the metadata service's own address, on the router: there the node reaches it, and what the node routes,
-    /// as any address outside.
+    /// Listens on the metadata service's own address, on the router: there the node reaches it, and what the node
+    /// routes, as any address outside.
     pub fn listen(&self) -> io::Result<TcpListener> {
         let router = self.topology.router_netns.clone();
         ip_batch(&router, &format!("addr add {METADATA}/32 dev lo\n")).map_err(io::Error::other)?;
@@ -122,8 +122,8 @@ impl Network {
         remove(&self.prefix);
     }
 
-    /// Makes the links those of the ENIs given, and the router's knowledge of addresses theirs: a new one appears in the
-    /// node's namespace, down and without an address; one that is not among them vanishes.
+    /// Makes the links those of the ENIs given, and the router's knowledge of addresses theirs: a new one appears in
+    /// the node's namespace, down and without an address; one that is not among them vanishes.
     pub fn show(&self, links: &mut Links, enis: &[EniObservation]) -> Result<(), RunError> {
         let wanted = Links(enis.iter().filter_map(|e| Some((e.id.clone(), Link::of(e)?))).collect());
         let Topology { router_netns, node_netns, gateway, .. } = &self.topology;

@@ -115,8 +115,8 @@ impl Served {
         answer.map_err(NotDone::Refused)
     }
 
-    /// Makes the network what the model says, and what is due with it: attached is told when the link is there, available
-    /// when it is gone.
+    /// Makes the network what the model says, and what is due with it: attached is told when the link is there,
+    /// available when it is gone.
     pub(crate) fn follow(&self) -> Result<(), String> {
         let mut due = Vec::new();
         self.network.follow(&mut || {

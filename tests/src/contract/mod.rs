@@ -1,4 +1,5 @@
-//! The contract of EC2's calls on network interfaces: what the EC2 API reference and user guide promise, as named checks.
+//! The contract of EC2's calls on network interfaces: what the EC2 API reference and user guide promise, as named
+//! checks.
 //!
 //! Owns the checks, which of them a server can be held to, and that each leaves nothing behind. They ask through core's
 //! traits alone, so the same suite runs on the model, through an SDK against the model's HTTP, and against a foreign

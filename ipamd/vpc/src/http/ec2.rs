@@ -1,8 +1,9 @@
 //! EC2's Query API: each action's parameters and its answer.
 //!
-//! Owns reading an action into a call of the model, by the names of the service model (botocore, `ec2/2016-11-15`), and
-//! writing what was done as XML. An action or a parameter that is not served is refused, and so is a request without a
-//! signature; the signature itself is not verified (nobody here has a secret). Does not decide anything that EC2 decides.
+//! Owns reading an action into a call of the model, by the names of the service model (botocore, `ec2/2016-11-15`),
+//! and writing what was done as XML. An action or a parameter that is not served is refused, and so is a request
+//! without a signature; the signature itself is not verified (nobody here has a secret). Does not decide anything that
+//! EC2 decides.
 
 use super::form::{Parameters, Refused};
 use super::message::{Request, Response};

@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn a_request_is_read_with_its_body_and_the_next_one_after_it() {
-        let text = "POST /a?b=c HTTP/1.1\r\nHost: x\r\nContent-length: 3\r\n\r\nabcGET /latest HTTP/1.1\r\nConnection: close\r\n\r\n";
+        let text = "POST /a?b=c HTTP/1.1\r\nHost: x\r\nContent-length: 3\r\n\r\n\
+                    abcGET /latest HTTP/1.1\r\nConnection: close\r\n\r\n";
         let mut reader = text.as_bytes();
         let first = read(&mut reader).unwrap().unwrap();
         assert_eq!((first.method.as_str(), first.path.as_str(), first.body.as_str()), ("POST", "/a", "abc"));

@@ -1,7 +1,8 @@
 //! The instance metadata service, version 2 (EC2 user guide, "Use the Instance Metadata Service to access instance
 //! metadata"): a session's token first, then GETs that carry it.
 //!
-//! Owns tokens, paths and the credentials of the instance's role. What the tree says of network interfaces is the model's.
+//! Owns tokens, paths and the credentials of the instance's role. What the tree says of network interfaces is the
+//! model's.
 
 use super::message::{Request, Response};
 use super::{Http, xml};

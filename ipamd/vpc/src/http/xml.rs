@@ -1,4 +1,5 @@
-//! EC2's answers as XML, in the names of the service model (botocore, `ec2/2016-11-15`: the `locationName` of each member).
+//! EC2's answers as XML, in the names of the service model (botocore, `ec2/2016-11-15`: the `locationName` of each
+//! member).
 //!
 //! Owns the writing of elements and the shapes of network interfaces, subnets and instance types.
 

@@ -1,7 +1,7 @@
 //! What only looks: DescribeNetworkInterfaces, DescribeSubnets, DescribeInstanceTypes.
 //!
-//! Owns filters and pages (EC2 API reference, the pages of these actions; developer guide, "Pagination in Amazon EC2"). What
-//! is not known of either is refused: a filter that is left out in silence would answer too much.
+//! Owns filters and pages (EC2 API reference, the pages of these actions; developer guide, "Pagination in Amazon
+//! EC2"). What is not known of either is refused: a filter that is left out in silence would answer too much.
 
 use super::refusal::Refusal;
 use super::{Ec2, Fault};

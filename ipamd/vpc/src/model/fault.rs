@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Instead of an error's code: the call is not answered at all. By HTTP its connection is closed; with [`Effect::After`]
-/// that is a lost reply.
+/// Instead of an error's code: the call is not answered at all. By HTTP its connection is closed; with
+/// [`Effect::After`] that is a lost reply.
 pub const NO_REPLY: &str = "NoReply";
 
 /// The next `count` calls of this name fail or are late.

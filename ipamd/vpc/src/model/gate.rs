@@ -1,8 +1,8 @@
 //! What stands before every call of EC2: how often it may be made, and whether it may be made at all.
 //!
-//! Owns the token buckets of the actions (EC2 developer guide, "Request throttling for the Amazon EC2 API": each account
-//! has per Region one bucket per action, an empty one answers RequestLimitExceeded) and the actions that no policy allows.
-//! Both are off until they are set.
+//! Owns the token buckets of the actions (EC2 developer guide, "Request throttling for the Amazon EC2 API": each
+//! account has per Region one bucket per action, an empty one answers RequestLimitExceeded) and the actions that no
+//! policy allows. Both are off until they are set.
 
 use super::refusal::Refusal;
 use ipamd_core::time::Timestamp;

@@ -262,8 +262,8 @@ impl Ec2 {
         refused.expect_err("a refusal is an error")
     }
 
-    /// A call with DryRun: whether it would be allowed is its refusal's code ("If you have the required permissions, the
-    /// error response is DryRunOperation. Otherwise, it is UnauthorizedOperation.").
+    /// A call with DryRun: whether it would be allowed is its refusal's code ("If you have the required permissions,
+    /// the error response is DryRunOperation. Otherwise, it is UnauthorizedOperation.").
     pub fn dry_run(&mut self, action: &str, now: Timestamp) -> CloudError {
         let message = "Request would have succeeded, but DryRun flag is set.".to_owned();
         let refused: Result<(), CloudError> =
@@ -273,8 +273,8 @@ impl Ec2 {
         refused.expect_err("a dry run is never done")
     }
 
-    /// Makes a call: past its fault, the gate and what it does itself, into the journal. `bare` is a describe with neither
-    /// a filter nor pages.
+    /// Makes a call: past its fault, the gate and what it does itself, into the journal. `bare` is a describe with
+    /// neither a filter nor pages.
     fn call<T>(
         &mut self,
         (name, bare): (&str, bool),

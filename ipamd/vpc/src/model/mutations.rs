@@ -259,8 +259,8 @@ impl Ec2 {
         Ok(Mutated::Done)
     }
 
-    /// DetachNetworkInterface. The answer comes while the ENI is `detaching`. It names an attachment: one that is gone is
-    /// not found, whatever the ENI has now.
+    /// DetachNetworkInterface. The answer comes while the ENI is `detaching`. It names an attachment: one that is gone
+    /// is not found, whatever the ENI has now.
     fn detach(
         &mut self,
         id: &EniId,
@@ -329,10 +329,10 @@ impl Ec2 {
         self.enis.iter_mut().find(|e| e.id == *id).ok_or_else(|| Refusal::no_such_eni(id))
     }
 
-    /// "The number of IP addresses you can assign to a network interface varies by instance type", and a prefix counts as
-    /// one of them (EC2 user guide, "Prefix delegation for Amazon EC2 network interfaces": "each prefix counts as one IP
-    /// address"). An ENI that is attached to nothing has no type: it may have what the largest one carries, and attaching
-    /// it to a smaller one is refused.
+    /// "The number of IP addresses you can assign to a network interface varies by instance type", and a prefix counts
+    /// as one of them (EC2 user guide, "Prefix delegation for Amazon EC2 network interfaces": "each prefix counts as
+    /// one IP address"). An ENI that is attached to nothing has no type: it may have what the largest one carries, and
+    /// attaching it to a smaller one is refused.
     fn check_slots(&self, attached: bool, slots: u64) -> Result<(), Refusal> {
         let own = self.limits.addresses_per_eni;
         let most = if attached { own } else { own.max(limits::most_addresses()) };

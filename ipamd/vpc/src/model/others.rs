@@ -11,8 +11,8 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The kind that has no addresses and no link: "EFA-only network interfaces don't support IP addresses" (EC2 user guide,
-/// "Elastic Fabric Adapter").
+/// The kind that has no addresses and no link: "EFA-only network interfaces don't support IP addresses" (EC2 user
+/// guide, "Elastic Fabric Adapter").
 pub const EFA_ONLY: &str = "efa-only";
 
 /// An ENI that somebody else made, and attached.

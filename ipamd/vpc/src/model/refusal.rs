@@ -88,9 +88,9 @@ impl Refusal {
         Refusal::new("InsufficientFreeAddressesInSubnet", message)
     }
 
-    /// "There aren't sufficient free Ipv4 addresses or prefixes" where sixteen addresses for each are not even free, else
-    /// "The specified subnet does not have enough free cidr blocks to satisfy the request": EC2 has two codes for it
-    /// (cilium pull request 31016 has its support's explanation).
+    /// "There aren't sufficient free Ipv4 addresses or prefixes" where sixteen addresses for each are not even free,
+    /// else "The specified subnet does not have enough free cidr blocks to satisfy the request": EC2 has two codes for
+    /// it (cilium pull request 31016 has its support's explanation).
     pub(super) fn prefixes_exhausted(wanted: usize, free: usize) -> Refusal {
         if wanted.saturating_mul(PREFIX_ADDRESSES) > free {
             return Refusal::bad_value(TOO_FEW_FOR_PREFIXES.to_owned());

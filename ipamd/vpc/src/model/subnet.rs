@@ -1,8 +1,8 @@
 //! The subnet's free addresses.
 //!
 //! Owns which addresses are free, in which order they are given out, and which /28 blocks are wholly free. EC2 says
-//! nothing of the order; here a released address goes to the end of the list, so that it comes back as late as the subnet
-//! allows, and can be kept out of it for a time besides. Does not know who holds the others.
+//! nothing of the order; here a released address goes to the end of the list, so that it comes back as late as the
+//! subnet allows, and can be kept out of it for a time besides. Does not know who holds the others.
 
 use super::setup::RESERVED;
 use ipamd_core::cloud::addresses_of;

@@ -1,9 +1,10 @@
 //! The ENIs' links: what is laid, and the lines that make it what it has to be.
 //!
 //! Owns the comparison of both and the order of the lines. Runs nothing. An ENI of device index n is `v<n+1>` on the
-//! router and `ens<n+5>` on the node; those of another network card than the first come 32 later for each card. One that
-//! carries no addresses of IP has no link. Its source check stands before its link comes up; what the router knows of its
-//! addresses are a route by its link and a permanent neighbour, since nobody on the node answers for them.
+//! router and `ens<n+5>` on the node; those of another network card than the first come 32 later for each card. One
+//! that carries no addresses of IP has no link. Its source check stands before its link comes up; what the router
+//! knows of its addresses are a route by its link and a permanent neighbour, since nobody on the node answers for
+//! them.
 
 use crate::model::EFA_ONLY;
 use eni_proto::ids::{EniId, MacAddr};

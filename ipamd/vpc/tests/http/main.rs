@@ -43,7 +43,8 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 fn an_eni_goes_through_its_life_by_the_names_of_the_service_model() {
     let vpc = vpc();
     let tags = "TagSpecification.1.ResourceType=network-interface&TagSpecification.1.Tag.1.Key=eni-cni%2Finstance\
-                &TagSpecification.1.Tag.1.Value=i-1&TagSpecification.1.Tag.2.Key=a%20b&TagSpecification.1.Tag.2.Value=%3C";
+                &TagSpecification.1.Tag.1.Value=i-1&TagSpecification.1.Tag.2.Key=a%20b\
+                &TagSpecification.1.Tag.2.Value=%3C";
     let xml = action(
         &vpc,
         "CreateNetworkInterface",
@@ -80,6 +81,25 @@ fn an_eni_goes_through_its_life_by_the_names_of_the_service_model() {
     assert_eq!(element(&action(&vpc, "ModifyNetworkInterfaceAttribute", &termination), "return"), "true");
     assert_eq!(element(&describe(&vpc, eni), "deleteOnTermination"), "true");
 
+    assert_eq!(
+        refusal(&vpc, "DeleteNetworkInterface", &format!("NetworkInterfaceId={eni}")),
+        (400, "InvalidNetworkInterface.InUse".to_owned())
+    );
+    action(&vpc, "DetachNetworkInterface", &format!("AttachmentId={attachment}"));
+    until("it is available", || element(&describe(&vpc, eni), "status") == "available");
+    action(&vpc, "DeleteNetworkInterface", &format!("NetworkInterfaceId={eni}"));
+    assert_eq!(
+        refusal(&vpc, "DescribeNetworkInterfaces", &format!("NetworkInterfaceId.1={eni}")),
+        (400, "InvalidNetworkInterfaceID.NotFound".to_owned())
+    );
+    let calls = vpc.with(|ec2, _| ec2.calls().clone());
+    assert_eq!((calls["CreateNetworkInterface"], calls["AttachNetworkInterface"]), (1, 1));
+}
+
+#[test]
+fn addresses_and_prefixes_are_assigned_by_the_names_of_the_service_model() {
+    let vpc = vpc();
+    let eni = &create(&vpc, "SecondaryPrivateIpAddressCount=1");
     let xml = action(
         &vpc,
         "AssignPrivateIpAddresses",
@@ -101,20 +121,6 @@ fn an_eni_goes_through_its_life_by_the_names_of_the_service_model() {
     let encoded = prefix.replace('/', "%2F");
     action(&vpc, "UnassignPrivateIpAddresses", &format!("NetworkInterfaceId={eni}&Ipv4Prefix.1={encoded}"));
     assert!(elements(&describe(&vpc, eni), "ipv4PrefixSet").is_empty());
-
-    assert_eq!(
-        refusal(&vpc, "DeleteNetworkInterface", &format!("NetworkInterfaceId={eni}")),
-        (400, "InvalidNetworkInterface.InUse".to_owned())
-    );
-    action(&vpc, "DetachNetworkInterface", &format!("AttachmentId={attachment}"));
-    until("it is available", || element(&describe(&vpc, eni), "status") == "available");
-    action(&vpc, "DeleteNetworkInterface", &format!("NetworkInterfaceId={eni}"));
-    assert_eq!(
-        refusal(&vpc, "DescribeNetworkInterfaces", &format!("NetworkInterfaceId.1={eni}")),
-        (400, "InvalidNetworkInterfaceID.NotFound".to_owned())
-    );
-    let calls = vpc.with(|ec2, _| ec2.calls().clone());
-    assert_eq!((calls["CreateNetworkInterface"], calls["AssignPrivateIpAddresses"]), (1, 2));
 }
 
 #[test]

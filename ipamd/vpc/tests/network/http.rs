@@ -30,7 +30,8 @@ fn node(hop_limit: &str) -> Vpc {
         "--hop-limit",
         hop_limit,
     ]);
-    // A container behind the node: the client's namespace, by a second link, with a secondary address of the primary ENI.
+    // A container behind the node: the client's namespace, by a second link, with a secondary address of the primary
+    // ENI.
     let pod = vpc.enis()[0].secondary[0];
     vpc.ip(
         "node",
