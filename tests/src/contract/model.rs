@@ -70,11 +70,11 @@ impl EniApi for ModelCloud {
 
 impl InstanceMetadata for ModelCloud {
     fn identity(&self) -> Answer<'_, InstanceIdentity> {
-        self.call("InstanceIdentity", |ec2, fault, now| ec2.identity(fault, now))
+        self.call("InstanceIdentity", Ec2::identity)
     }
 
     fn interfaces(&self) -> Answer<'_, Vec<MetadataEni>> {
-        self.call("InstanceInterfaces", |ec2, fault, now| ec2.interfaces(fault, now))
+        self.call("InstanceInterfaces", Ec2::interfaces)
     }
 }
 

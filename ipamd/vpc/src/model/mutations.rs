@@ -123,7 +123,7 @@ impl Ec2 {
             return Err(Refusal::quota_reached(quota));
         }
         let known = &self.setup.security_groups;
-        let groups = if security_groups.is_empty() { known[..1].to_vec() } else { security_groups.to_vec() };
+        let groups = if security_groups.is_empty() { known[..1].to_vec() } else { security_groups.clone() };
         self.check_slots(false, u64::from(*secondary) + u64::from(*prefixes) + 1)?;
         let addresses = self.take_addresses(*secondary as usize + 1)?;
         let blocks = match self.take_prefixes(*prefixes as usize) {

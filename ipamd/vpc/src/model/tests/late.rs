@@ -71,10 +71,14 @@ fn describes_tell_the_past_and_calls_see_the_present() {
     let mutation = create(&ec2, 1, "t");
     let Mutated::Created(eni) = ec2.mutate(&mutation, None, HOUR).unwrap() else { panic!() };
     assert_eq!(told(&mut ec2, after(499)), []);
-    assert_eq!(told(&mut ec2, after(500)), [eni.id.clone()]);
+    assert_eq!(told(&mut ec2, after(500)), std::slice::from_ref(&eni.id));
     let mutation = Mutation::Delete { eni: eni.id.clone() };
     ec2.mutate(&mutation, None, after(600)).unwrap();
-    assert_eq!(told(&mut ec2, after(1_099)), [eni.id.clone()], "a deleted one is told for a while");
+    assert_eq!(
+        told(&mut ec2, after(1_099)),
+        std::slice::from_ref(&eni.id),
+        "a deleted one is told for a while"
+    );
     assert_eq!(ec2.mutate(&mutation, None, after(1_000)).unwrap_err().kind, CloudErrorKind::NotFound);
     assert_eq!(told(&mut ec2, after(1_100)), []);
     ec2.set_lags(Lags { describe_primary_ms: 1_000, ..Lags::default() });
@@ -117,11 +121,11 @@ fn gaps_end_by_themselves_or_when_they_are_ended() {
     let gap = |kind, for_ms| Gap { eni: eni.id.clone(), kind, for_ms };
     ec2.set_gap(gap(GapKind::DescribeEni, Some(100)), HOUR);
     assert_eq!(told(&mut ec2, after(99)), []);
-    assert_eq!(told(&mut ec2, after(100)), [eni.id.clone()]);
+    assert_eq!(told(&mut ec2, after(100)), std::slice::from_ref(&eni.id));
     ec2.set_gap(gap(GapKind::DescribeEni, None), HOUR);
     assert_eq!(told(&mut ec2, after(1_000_000)), []);
     ec2.set_gap(gap(GapKind::DescribeEni, Some(0)), HOUR);
-    assert_eq!(told(&mut ec2, HOUR), [eni.id.clone()]);
+    assert_eq!(told(&mut ec2, HOUR), std::slice::from_ref(&eni.id));
     let primary = ec2.enis()[0].id.clone();
     for (kind, left) in [(GapKind::MetadataAddresses, Some(0)), (GapKind::MetadataEni, None)] {
         ec2.set_gap(Gap { eni: primary.clone(), kind, for_ms: None }, HOUR);
