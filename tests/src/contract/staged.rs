@@ -118,7 +118,7 @@ async fn fragmented_subnet(c: &Contract<'_>) -> Outcome {
 async fn late_release(c: &Contract<'_>) -> Outcome {
     let eni = c.created(2, 0).await?;
     c.set(|ec2, _| {
-        ec2.set_lags(Lags { release_ms: 600, ..Lags::default() });
+        ec2.set_lags(Lags { release_ms: 1_500, ..Lags::default() });
         ec2.set_subnet_free(Some(0));
     });
     let result = async {
@@ -197,7 +197,7 @@ async fn lost_reply(c: &Contract<'_>) -> Outcome {
 }
 
 async fn late_describe(c: &Contract<'_>) -> Outcome {
-    c.set(|ec2, _| ec2.set_lags(Lags { describe_ms: 1_000, ..Lags::default() }));
+    c.set(|ec2, _| ec2.set_lags(Lags { describe_ms: 2_000, ..Lags::default() }));
     let result = async {
         let eni = c.created(1, 0).await?;
         same("described at once", &c.find(&eni.id).await?, &None)?;
@@ -220,7 +220,7 @@ async fn partial_describe(c: &Contract<'_>) -> Outcome {
     let partial = c.found(&eni.id).await;
     c.set(|ec2, now| {
         ec2.set_gap(gap(GapKind::DescribePrimary, Some(0)), now);
-        ec2.set_gap(gap(GapKind::DescribeEni, Some(500)), now);
+        ec2.set_gap(gap(GapKind::DescribeEni, Some(1_500)), now);
     });
     let partial = partial?;
     same("its own address", &partial.primary, &None)?;

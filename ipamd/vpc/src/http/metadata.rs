@@ -145,7 +145,7 @@ fn meta_data(ec2: &Ec2, path: &[&str], lifetime: Duration) -> Option<String> {
     }
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "device-number",
     "interface-id",
     "ipv4-prefix",
@@ -158,6 +158,7 @@ const KEYS: [&str; 13] = [
     "subnet-id",
     "subnet-ipv4-cidr-block",
     "vpc-id",
+    "vpc-ipv4-cidr-block",
     "vpc-ipv4-cidr-blocks",
 ];
 

@@ -94,10 +94,13 @@ impl EniQuery {
 
     fn matches(&self, eni: &EniObservation) -> Result<bool, Refusal> {
         for (name, values) in &self.filters {
-            let Some(has) = values_of(eni, name) else {
-                return Err(Refusal::bad_value(format!("The filter '{name}' is invalid")));
-            };
-            if !values.iter().any(|value| has.contains(value)) {
+            let mut matches = false;
+            for value in values {
+                let has = has(eni, name, value)
+                    .ok_or_else(|| Refusal::bad_value(format!("The filter '{name}' is invalid")))?;
+                matches |= has;
+            }
+            if !matches {
                 return Ok(false);
             }
         }
@@ -121,29 +124,28 @@ impl EniQuery {
     }
 }
 
-/// An ENI's values for a filter; none when there is no such filter.
-fn values_of(eni: &EniObservation, filter: &str) -> Option<Vec<String>> {
+/// Whether an ENI has a value for a filter; none when there is no such filter.
+fn has(eni: &EniObservation, filter: &str, value: &str) -> Option<bool> {
     let attachment = eni.attachment.as_ref();
-    let of_attachment = |value: Option<String>| Some(value.into_iter().collect());
     if let Some(key) = filter.strip_prefix("tag:") {
-        return Some(eni.tags.get(key).cloned().into_iter().collect());
+        return Some(eni.tags.get(key).is_some_and(|tag| tag == value));
     }
-    match filter {
-        "attachment.instance-id" => of_attachment(attachment.map(|a| a.instance.to_string())),
-        "attachment.attachment-id" => of_attachment(attachment.and_then(|a| a.id.clone())),
-        "attachment.device-index" => of_attachment(attachment.map(|a| a.device_index.to_string())),
-        "attachment.status" => of_attachment(attachment.map(|a| status_word(a.status).to_owned())),
-        "network-interface-id" => Some(vec![eni.id.to_string()]),
-        "subnet-id" => Some(vec![eni.subnet.to_string()]),
-        "interface-type" => Some(vec![eni.kind.clone()]),
-        "mac-address" => Some(vec![eni.mac.to_string()]),
-        "tag-key" => Some(eni.tags.keys().cloned().collect()),
-        "status" => Some(vec![if attachment.is_some() { "in-use" } else { "available" }.to_owned()]),
+    Some(match filter {
+        "attachment.instance-id" => attachment.is_some_and(|a| a.instance.as_str() == value),
+        "attachment.attachment-id" => attachment.is_some_and(|a| a.id.as_deref() == Some(value)),
+        "attachment.device-index" => attachment.is_some_and(|a| a.device_index.to_string() == value),
+        "attachment.status" => attachment.is_some_and(|a| status_word(a.status) == value),
+        "network-interface-id" => eni.id.as_str() == value,
+        "subnet-id" => eni.subnet.as_str() == value,
+        "interface-type" => eni.kind == value,
+        "mac-address" => eni.mac.to_string() == value,
+        "tag-key" => eni.tags.contains_key(value),
+        "status" => value == if attachment.is_some() { "in-use" } else { "available" },
         "addresses.private-ip-address" => {
-            Some(eni.primary.iter().chain(&eni.secondary).map(ToString::to_string).collect())
+            eni.primary.iter().chain(&eni.secondary).any(|address| address.to_string() == value)
         }
-        _ => None,
-    }
+        _ => return None,
+    })
 }
 
 /// EC2's word for the state of an attachment.
@@ -189,7 +191,7 @@ impl Ec2 {
         let mut found = Vec::new();
         for eni in told {
             if query.matches(&eni)? {
-                found.push(eni);
+                found.push(eni.into_owned());
             }
         }
         let Some(most) = query.max_results else {

@@ -10,6 +10,7 @@ use eni_proto::ids::EniId;
 use ipamd_core::cloud::{EniObservation, MetadataEni};
 use ipamd_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -95,11 +96,17 @@ impl History {
     /// Writes down what has changed.
     pub(super) fn remember(&mut self, enis: &[EniObservation], now: Timestamp) {
         for eni in enis {
-            let past = self.0.entry(eni.id.clone());
-            past.or_insert_with(|| Past { created: now, versions: VecDeque::new() }).push(Some(eni), now);
+            match self.0.get_mut(&eni.id) {
+                Some(past) => past.push(Some(eni), now),
+                None => {
+                    let versions = VecDeque::from([(now, Some(eni.clone()))]);
+                    self.0.insert(eni.id.clone(), Past { created: now, versions });
+                }
+            }
         }
         for (id, past) in &mut self.0 {
-            if !enis.iter().any(|eni| eni.id == *id) {
+            let is_gone = matches!(past.versions.back(), Some((_, None)));
+            if !is_gone && !enis.iter().any(|eni| eni.id == *id) {
                 past.push(None, now);
             }
         }
@@ -165,16 +172,19 @@ impl Ec2 {
     }
 
     /// What DescribeNetworkInterfaces tells now, in the order of creation.
-    pub(super) fn told(&self, now: Timestamp) -> Vec<EniObservation> {
+    pub(super) fn told(&self, now: Timestamp) -> Vec<Cow<'_, EniObservation>> {
+        if self.lags.describe_ms == 0 && self.lags.describe_primary_ms == 0 && self.gaps.0.is_empty() {
+            return self.enis.iter().map(Cow::Borrowed).collect();
+        }
         let tell = |id: &EniId| {
-            let mut eni = self.as_told(id, self.lags.describe_ms, now)?.clone();
+            let mut eni = Cow::Borrowed(self.as_told(id, self.lags.describe_ms, now)?);
             if self.gaps.has(id, GapKind::DescribeEni, now) {
                 return None;
             }
             let age = now.since(self.history.created(id));
             let young = age < Duration::from_millis(self.lags.describe_primary_ms);
             if young || self.gaps.has(id, GapKind::DescribePrimary, now) {
-                eni.primary = None;
+                eni.to_mut().primary = None;
             }
             Some(eni)
         };
