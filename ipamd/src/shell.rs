@@ -332,11 +332,8 @@ fn is_failure(completion: &Completion) -> bool {
 /// A call that was not made: as good as refused.
 fn never_asked(call: &str) -> CloudError {
     CloudError {
-        kind: CloudErrorKind::Throttled,
-        call: call.to_owned(),
-        message: "the cloud's queue is full".to_owned(),
         code: Some("eni-cni.QueueFull".to_owned()),
-        request_id: None,
+        ..CloudError::new(CloudErrorKind::Throttled, call, "the cloud's queue is full")
     }
 }
 

@@ -87,7 +87,10 @@ impl World {
         let mut kernel = FakeKernel::new();
         let ifindex = kernel.add_host_link("ens5", primary.mac);
         let prefix = primary.subnet_cidr.prefix_len();
-        kernel.add_host_address(ifindex, Ipv4Net::new(primary.primary, prefix).expect("a prefix length"));
+        kernel.add_host_address(
+            ifindex,
+            Ipv4Net::new(primary.primary.expect("an address"), prefix).expect("a prefix length"),
+        );
         World {
             stored: Stored::default(),
             blank: false,
@@ -143,7 +146,7 @@ impl World {
             let told = self.ec2.describe_enis(&scope, None, self.now)?;
             enis.extend(told.into_iter().map(|e| (e.id.clone(), e)));
         }
-        Ok(CloudObservation { identity, limits, enis: enis.into_values().collect(), tagged })
+        Ok(CloudObservation { identity, limits, enis: enis.into_values().collect(), tagged, metadata: None })
     }
 
     fn mutate(&mut self, mutation: &Mutation, fault: Fault) -> Result<Mutated, CloudError> {
@@ -177,13 +180,7 @@ impl World {
 
     fn failed(&self, mutation: &Mutation, code: Option<&str>) -> CloudError {
         let kind = if code.is_some() { CloudErrorKind::Throttled } else { CloudErrorKind::Unreachable };
-        CloudError {
-            kind,
-            call: mutation.call().to_owned(),
-            message: "a fault".to_owned(),
-            code: code.map(str::to_owned),
-            request_id: None,
-        }
+        CloudError { code: code.map(str::to_owned), ..CloudError::new(kind, mutation.call(), "a fault") }
     }
 
     /// Carries one effect out.

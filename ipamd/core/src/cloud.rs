@@ -56,6 +56,9 @@ pub enum Mutation {
         security_groups: Vec<String>,
         /// SecondaryPrivateIpAddressCount.
         secondary: u32,
+        /// Ipv4PrefixCount: /28 prefixes. Not together with `secondary`.
+        #[serde(default)]
+        prefixes: u32,
         /// Its tags.
         tags: BTreeMap<String, String>,
         /// ClientToken: a repeated call with the same token and the same parameters answers the same ENI.
@@ -70,29 +73,52 @@ pub enum Mutation {
         /// Its device index there, 1 and up.
         device_index: u32,
     },
-    /// AssignPrivateIpAddresses by count.
+    /// AssignPrivateIpAddresses by count, of addresses or of prefixes.
     Assign {
         /// The ENI.
         eni: EniId,
-        /// How many.
+        /// SecondaryPrivateIpAddressCount.
         count: u32,
+        /// Ipv4PrefixCount: /28 prefixes. Not together with `count`.
+        #[serde(default)]
+        prefixes: u32,
     },
     /// UnassignPrivateIpAddresses.
     Unassign {
         /// The ENI.
         eni: EniId,
-        /// Which.
+        /// Which secondary addresses.
         addresses: Vec<Ipv4Addr>,
+        /// Which prefixes. Not together with `addresses`.
+        #[serde(default)]
+        prefixes: Vec<Ipv4Net>,
     },
     /// DetachNetworkInterface, not forced. The answer comes before the ENI is gone: describe until `available`.
     Detach {
         /// The ENI.
         eni: EniId,
+        /// EC2's id of the attachment (`eni-attach-…`), when a look has told it.
+        #[serde(default)]
+        attachment: Option<String>,
     },
     /// DeleteNetworkInterface: refused while it is attached.
     Delete {
         /// The ENI.
         eni: EniId,
+    },
+    /// ModifyNetworkInterfaceAttribute, groups.
+    SetSecurityGroups {
+        /// The ENI.
+        eni: EniId,
+        /// All that it is to have.
+        security_groups: Vec<String>,
+    },
+    /// ModifyNetworkInterfaceAttribute, attachment: the ENI is deleted when its instance is terminated.
+    SetDeleteOnTermination {
+        /// The ENI.
+        eni: EniId,
+        /// EC2's id of its attachment.
+        attachment: String,
     },
 }
 
@@ -106,6 +132,9 @@ impl Mutation {
             Mutation::Unassign { .. } => "UnassignPrivateIpAddresses",
             Mutation::Detach { .. } => "DetachNetworkInterface",
             Mutation::Delete { .. } => "DeleteNetworkInterface",
+            Mutation::SetSecurityGroups { .. } | Mutation::SetDeleteOnTermination { .. } => {
+                "ModifyNetworkInterfaceAttribute"
+            }
         }
     }
 
@@ -116,8 +145,10 @@ impl Mutation {
             Mutation::Attach { eni, .. }
             | Mutation::Assign { eni, .. }
             | Mutation::Unassign { eni, .. }
-            | Mutation::Detach { eni }
-            | Mutation::Delete { eni } => Some(eni),
+            | Mutation::Detach { eni, .. }
+            | Mutation::Delete { eni }
+            | Mutation::SetSecurityGroups { eni, .. }
+            | Mutation::SetDeleteOnTermination { eni, .. } => Some(eni),
         }
     }
 }
@@ -128,8 +159,10 @@ impl Mutation {
 pub enum Mutated {
     /// To `Create`: the ENI, not attached.
     Created(EniObservation),
-    /// To `Assign`: the new addresses, and no others.
+    /// To `Assign` of addresses: the new ones, and no others.
     Assigned(Vec<Ipv4Addr>),
+    /// To `Assign` of prefixes: the new ones, and no others.
+    AssignedPrefixes(Vec<Ipv4Net>),
     /// To the others.
     Done,
 }
@@ -138,6 +171,9 @@ pub enum Mutated {
 pub trait InstanceMetadata: Send + Sync {
     /// Who this instance is and what VPC its primary ENI lies in.
     fn identity(&self) -> Answer<'_, InstanceIdentity>;
+
+    /// What it says of the instance's network interfaces now. A hint: it lags EC2 both ways, for seconds to minutes.
+    fn interfaces(&self) -> Answer<'_, Vec<MetadataEni>>;
 }
 
 /// What the metadata service says of the instance.
@@ -150,6 +186,32 @@ pub struct InstanceIdentity {
     /// The MAC of its primary ENI.
     pub primary_mac: MacAddr,
     /// The IPv4 CIDRs of the VPC, in the order told.
+    pub vpc_cidrs: Vec<Ipv4Net>,
+    /// Its Region, as `eu-central-1`.
+    #[serde(default)]
+    pub region: String,
+    /// Its availability zone, as `eu-central-1a`.
+    #[serde(default)]
+    pub availability_zone: String,
+}
+
+/// What the metadata service says of one network interface (`network/interfaces/macs/<mac>/`); what is not there yet is
+/// none or empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataEni {
+    /// Its MAC, as the key has it.
+    pub mac: MacAddr,
+    /// `interface-id`.
+    pub id: Option<EniId>,
+    /// `device-number`.
+    pub device_index: Option<u32>,
+    /// `local-ipv4s`, the primary first.
+    pub addresses: Vec<Ipv4Addr>,
+    /// `ipv4-prefix`.
+    pub prefixes: Vec<Ipv4Net>,
+    /// `subnet-ipv4-cidr-block`.
+    pub subnet_cidr: Option<Ipv4Net>,
+    /// `vpc-ipv4-cidr-blocks`.
     pub vpc_cidrs: Vec<Ipv4Net>,
 }
 
@@ -164,10 +226,13 @@ pub struct EniObservation {
     pub subnet: SubnetId,
     /// Its subnet's CIDR; the gateway is the first address after the network's.
     pub subnet_cidr: Ipv4Net,
-    /// Its own primary address.
-    pub primary: Ipv4Addr,
+    /// Its own primary address; none when EC2 did not tell it, as it may for seconds after a change.
+    pub primary: Option<Ipv4Addr>,
     /// Its secondary addresses, the primary not among them.
     pub secondary: Vec<Ipv4Addr>,
+    /// Its /28 prefixes.
+    #[serde(default)]
+    pub prefixes: Vec<Ipv4Net>,
     /// Where it is attached, if anywhere.
     pub attachment: Option<EniAttachment>,
     /// Its security groups.
@@ -176,6 +241,38 @@ pub struct EniObservation {
     /// Its tags.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// `PrivateDnsName`, when it has one.
+    #[serde(default)]
+    pub private_dns_name: Option<String>,
+    /// `InterfaceType`: `interface`, or one that carries no addresses for containers as `trunk`, `efa-only`, `branch`.
+    #[serde(default = "plain_interface")]
+    pub kind: String,
+}
+
+/// The `InterfaceType` of an ordinary network interface.
+pub const PLAIN_INTERFACE: &str = "interface";
+
+fn plain_interface() -> String {
+    PLAIN_INTERFACE.to_owned()
+}
+
+impl EniObservation {
+    /// All of its addresses, its own first.
+    pub fn all_addresses(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.primary.into_iter().chain(self.for_containers())
+    }
+
+    /// The addresses that containers may get: the secondary ones and those of the prefixes, never the primary, whatever
+    /// an answer lists.
+    pub fn for_containers(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        let of_prefixes = self.prefixes.iter().flat_map(addresses_of);
+        self.secondary.iter().copied().chain(of_prefixes).filter(|address| Some(*address) != self.primary)
+    }
+}
+
+/// All addresses of a prefix: of a /28 that is delegated to an ENI each of the 16 is usable.
+pub fn addresses_of(prefix: &Ipv4Net) -> impl Iterator<Item = Ipv4Addr> + use<> {
+    (prefix.network().to_bits()..=prefix.broadcast().to_bits()).map(Ipv4Addr::from_bits)
 }
 
 /// The attachment of an ENI to an instance (EC2's use of the word).
@@ -187,6 +284,15 @@ pub struct EniAttachment {
     pub device_index: u32,
     /// `attaching`, `attached`, `detaching`.
     pub status: EniAttachmentStatus,
+    /// EC2's id of it (`eni-attach-…`): what DetachNetworkInterface takes.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// The network card: only 0 is ours to use.
+    #[serde(default)]
+    pub network_card: u32,
+    /// Whether the ENI goes with the instance.
+    #[serde(default)]
+    pub delete_on_termination: bool,
 }
 
 /// EC2's states of an ENI's attachment.
@@ -208,6 +314,19 @@ pub struct InstanceLimits {
     pub enis: u32,
     /// Ipv4AddressesPerInterface, the primary included.
     pub addresses_per_eni: u32,
+    /// Whether its ENIs take prefixes: those of Nitro and bare-metal types do.
+    #[serde(default)]
+    pub prefixes: bool,
+    /// DefaultVCpus, when known: what the advice on the number of pods goes by.
+    #[serde(default)]
+    pub vcpus: Option<u32>,
+}
+
+impl InstanceLimits {
+    /// Of a type without prefixes whose vCPUs are not known.
+    pub fn new(enis: u32, addresses_per_eni: u32) -> Self {
+        InstanceLimits { enis, addresses_per_eni, prefixes: false, vcpus: None }
+    }
 }
 
 /// All that one look at the cloud tells.
@@ -221,6 +340,9 @@ pub struct CloudObservation {
     pub enis: Vec<EniObservation>,
     /// Whether ENIs of ours that are attached to nothing were asked for, too.
     pub tagged: bool,
+    /// What the metadata service says of them; none when it did not answer, which is unknown, not empty.
+    #[serde(default)]
+    pub metadata: Option<Vec<MetadataEni>>,
 }
 
 /// A call that failed, with what the cloud said.
@@ -236,6 +358,12 @@ pub struct CloudError {
     pub code: Option<String>,
     /// EC2's request id, when it answered one.
     pub request_id: Option<String>,
+    /// The action that is not allowed, as `ec2:CreateNetworkInterface`, when that is the failure and EC2 named it.
+    #[serde(default)]
+    pub denied: Option<String>,
+    /// How long EC2 asked to wait, when it did, in milliseconds.
+    #[serde(default)]
+    pub retry_after_ms: Option<u64>,
 }
 
 /// Classes of failure, as far as calls of this crate can meet them.
@@ -250,10 +378,14 @@ pub enum CloudErrorKind {
     NotFound,
     /// It is in another state than the call needs, as an ENI that is attached already.
     InUse,
-    /// A limit: of the instance type, the account or the Region.
+    /// A limit of the instance type.
     LimitReached,
+    /// A quota of the account or the Region.
+    QuotaReached,
     /// The subnet has no address left.
     SubnetFull,
+    /// The subnet has no free /28 left, though it may have addresses.
+    PrefixesExhausted,
     /// Not allowed.
     Unauthorized,
     /// Anything else.
@@ -261,6 +393,19 @@ pub enum CloudErrorKind {
 }
 
 impl CloudError {
+    /// A failure of a call that says no more than its words.
+    pub fn new(kind: CloudErrorKind, call: impl Into<String>, message: impl Into<String>) -> Self {
+        CloudError {
+            kind,
+            call: call.into(),
+            message: message.into(),
+            code: None,
+            request_id: None,
+            denied: None,
+            retry_after_ms: None,
+        }
+    }
+
     /// Whether the call may have taken effect all the same: it was not answered, or EC2 failed on the way and says so
     /// (InternalError, Unavailable). Every other code is a refusal: nothing was changed.
     pub fn leaves_open(&self) -> bool {
@@ -269,15 +414,19 @@ impl CloudError {
 
     /// How long to wait before the same call is worth making again.
     pub fn retry_after(&self) -> Duration {
-        match self.kind {
+        let asked = Duration::from_millis(self.retry_after_ms.unwrap_or(0));
+        let usual = match self.kind {
             CloudErrorKind::Unreachable | CloudErrorKind::NotFound | CloudErrorKind::InUse => {
                 Duration::from_secs(1)
             }
             CloudErrorKind::Throttled | CloudErrorKind::Other => Duration::from_secs(5),
-            CloudErrorKind::Unauthorized | CloudErrorKind::LimitReached | CloudErrorKind::SubnetFull => {
-                Duration::from_secs(30)
-            }
-        }
+            CloudErrorKind::Unauthorized
+            | CloudErrorKind::LimitReached
+            | CloudErrorKind::QuotaReached
+            | CloudErrorKind::SubnetFull
+            | CloudErrorKind::PrefixesExhausted => Duration::from_secs(30),
+        };
+        usual.max(asked)
     }
 }
 
@@ -301,11 +450,8 @@ mod tests {
     #[test]
     fn what_ec2_failed_at_may_have_happened_and_what_it_refused_has_not() {
         let error = |kind, code: Option<&str>| CloudError {
-            kind,
-            call: "CreateNetworkInterface".to_owned(),
-            message: String::new(),
             code: code.map(str::to_owned),
-            request_id: None,
+            ..CloudError::new(kind, "CreateNetworkInterface", "")
         };
         assert!(error(CloudErrorKind::Unreachable, None).leaves_open(), "no answer");
         assert!(error(CloudErrorKind::Unreachable, Some("InternalError")).leaves_open());

@@ -26,6 +26,8 @@ pub struct SyncPlan {
     pub absent: Vec<EniId>,
     /// ENIs that carry our tag, are attached to nothing and have no record: left by a crash.
     pub strangers: Vec<EniRecord>,
+    /// ENIs whose own primary address nobody has told: they cannot be used yet.
+    pub without_primary: Vec<EniId>,
     /// Device indexes of this instance that others' ENIs have.
     pub foreign: BTreeSet<u32>,
     /// Addresses that are new.
@@ -110,7 +112,7 @@ fn compare(
         (None, Some(EniAttachmentStatus::Detaching)) => EniState::Detaching,
         (Some(EniState::Detaching), None) => EniState::Deleting,
         (None, None) => {
-            plan.strangers.push(record(eni, 0, EniState::Deleting));
+            plan.strangers.push(record(eni, Ipv4Addr::UNSPECIFIED, 0, EniState::Deleting));
             return;
         }
         (Some(state), _) => state,
@@ -121,7 +123,11 @@ fn compare(
         return;
     }
     let index = eni.attachment.as_ref().map(|a| a.device_index).or(known.map(|k| k.device_index));
-    let record = record(eni, index.unwrap_or(0), state);
+    let Some(primary) = eni.primary.or(known.map(|k| k.primary)) else {
+        plan.without_primary.push(eni.id.clone());
+        return;
+    };
+    let record = record(eni, primary, index.unwrap_or(0), state);
     if known.is_none_or(|known| *known != record) {
         plan.enis.push(record);
     }
@@ -140,30 +146,32 @@ fn compare(
         return;
     }
     // The primary address is the node's own: it is never given to a container, whatever an answer lists.
-    for address in eni.secondary.iter().filter(|a| **a != eni.primary) {
-        named.insert(*address);
-        let list = if pool.address(*address).is_some() { &mut plan.named } else { &mut plan.arrived };
-        list.push((*address, eni.id.clone()));
+    for address in eni.for_containers().filter(|a| *a != primary) {
+        named.insert(address);
+        let list = if pool.address(address).is_some() { &mut plan.named } else { &mut plan.arrived };
+        list.push((address, eni.id.clone()));
     }
 }
 
-/// The record of an ENI that EC2 describes.
-pub fn record(eni: &EniObservation, device_index: u32, state: EniState) -> EniRecord {
+/// The record of an ENI that EC2 describes, with the primary address that it is known by.
+pub fn record(eni: &EniObservation, primary: Ipv4Addr, device_index: u32, state: EniState) -> EniRecord {
     EniRecord {
         id: eni.id.clone(),
         mac: eni.mac,
         device_index,
         subnet: eni.subnet.clone(),
         subnet_cidr: eni.subnet_cidr,
-        primary: eni.primary,
+        primary,
         state,
+        prefixes: eni.prefixes.clone(),
+        attachment: eni.attachment.as_ref().and_then(|at| at.id.clone()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cloud::EniAttachment;
+    use crate::cloud::{EniAttachment, PLAIN_INTERFACE};
     use crate::time::Timestamp;
     use eni_proto::ids::MacAddr;
 
@@ -172,17 +180,27 @@ mod tests {
     }
 
     fn observation(device_index: u32, secondary: &[u8]) -> EniObservation {
-        let at = EniAttachment { instance: instance(), device_index, status: EniAttachmentStatus::Attached };
+        let at = EniAttachment {
+            instance: instance(),
+            device_index,
+            status: EniAttachmentStatus::Attached,
+            id: None,
+            network_card: 0,
+            delete_on_termination: true,
+        };
         EniObservation {
             id: format!("eni-{device_index}").parse().unwrap(),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             subnet: "subnet-1".parse().unwrap(),
             subnet_cidr: "10.0.1.0/24".parse().unwrap(),
-            primary: Ipv4Addr::new(10, 0, 1, 10),
+            primary: Some(Ipv4Addr::new(10, 0, 1, 10)),
             secondary: secondary.iter().map(|n| Ipv4Addr::new(10, 0, 1, *n)).collect(),
+            prefixes: Vec::new(),
             attachment: Some(at),
             security_groups: Vec::new(),
             tags: BTreeMap::new(),
+            private_dns_name: None,
+            kind: PLAIN_INTERFACE.to_owned(),
         }
     }
 
@@ -227,7 +245,7 @@ mod tests {
     fn an_enis_state_follows_what_ec2_says_and_an_old_look_changes_nothing() {
         let mut pool = Pool::default();
         let mut eni = ours(observation(1, &[21]));
-        pool.put_eni(record(&eni, 1, EniState::Attaching));
+        pool.put_eni(record(&eni, Ipv4Addr::new(10, 0, 1, 10), 1, EniState::Attaching));
         let id = eni.id.clone();
         eni.attachment.as_mut().unwrap().status = EniAttachmentStatus::Attaching;
         assert_eq!(look(&pool, std::slice::from_ref(&eni)).seen, BTreeMap::new());

@@ -226,6 +226,12 @@ pub struct EniRecord {
     pub primary: Ipv4Addr,
     /// Its state.
     pub state: EniState,
+    /// Its /28 prefixes: what addresses of the pool are given back by them, not one by one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<Ipv4Net>,
+    /// EC2's id of its attachment, once told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<String>,
 }
 
 impl EniRecord {

@@ -100,5 +100,7 @@ async fn observe(
     }
     let attached = cloud.enis.describe_enis(&EniScope::AttachedTo(instance)).await?;
     enis.extend(attached.into_iter().map(|eni| (eni.id.clone(), eni)));
-    Ok(CloudObservation { identity, limits, enis: enis.into_values().collect(), tagged })
+    // A hint: that it did not answer is told, and stops nothing.
+    let metadata = cloud.metadata.interfaces().await.ok();
+    Ok(CloudObservation { identity, limits, enis: enis.into_values().collect(), tagged, metadata })
 }

@@ -8,8 +8,8 @@ use crate::spool::SpoolThread;
 use crate::store::{Store, StoreThread};
 use eni_proto::ids::BootId;
 use ipamd_core::cloud::{
-    Answer, EniApi, EniObservation, EniScope, InstanceIdentity, InstanceLimits, InstanceMetadata, Mutated,
-    Mutation,
+    Answer, EniApi, EniObservation, EniScope, InstanceIdentity, InstanceLimits, InstanceMetadata,
+    MetadataEni, Mutated, Mutation,
 };
 use ipamd_core::kernel::HostView;
 
@@ -37,6 +37,10 @@ impl EniApi for Unasked {
 
 impl InstanceMetadata for Unasked {
     fn identity(&self) -> Answer<'_, InstanceIdentity> {
+        Box::pin(std::future::pending())
+    }
+
+    fn interfaces(&self) -> Answer<'_, Vec<MetadataEni>> {
         Box::pin(std::future::pending())
     }
 }

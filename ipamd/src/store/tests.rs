@@ -72,6 +72,8 @@ fn eni(number: u32) -> EniRecord {
         subnet_cidr: "10.0.1.0/24".parse().unwrap(),
         primary: Ipv4Addr::new(10, 0, 1, 10),
         state: EniState::InUse,
+        prefixes: Vec::new(),
+        attachment: None,
     }
 }
 
@@ -137,8 +139,8 @@ fn every_record() -> Vec<Write> {
     // Of one key a dying one and the next.
     writes.push(put(attachment(4, 7, AttachmentState::Dying)));
     writes.push(put(attachment(4, 300, AttachmentState::Live)));
-    let detach = Mutation::Detach { eni: eni(1).id };
-    let assign = Mutation::Assign { eni: eni(0).id, count: 3 };
+    let detach = Mutation::Detach { eni: eni(1).id, attachment: None };
+    let assign = Mutation::Assign { eni: eni(0).id, count: 3, prefixes: 0 };
     writes.extend((1..).zip([detach, assign]).map(|(n, change)| Write::PutIntent(intent(n, change))));
     writes
 }

@@ -5,7 +5,7 @@
 use crate::control::{Answer, MAX_LINE, Request};
 use ipamd_core::cloud::{
     self, CloudError, CloudErrorKind, EniApi, EniObservation, EniScope, InstanceIdentity, InstanceLimits,
-    InstanceMetadata, Mutated, Mutation,
+    InstanceMetadata, MetadataEni, Mutated, Mutation,
 };
 use std::io;
 use std::path::{Path, PathBuf};
@@ -52,8 +52,7 @@ impl ControlClient {
         request: Request,
         pick: impl FnOnce(Answer) -> Option<T>,
     ) -> Result<T, CloudError> {
-        let error =
-            |kind, message| CloudError { kind, call: call.to_owned(), message, code: None, request_id: None };
+        let error = |kind, message: String| CloudError::new(kind, call, message);
         match self.call(&request).await {
             Ok(Answer::Refused(refused)) => Err(refused),
             Ok(Answer::Failed(message)) => Err(error(CloudErrorKind::Other, message)),
@@ -96,6 +95,13 @@ impl InstanceMetadata for ControlClient {
     fn identity(&self) -> cloud::Answer<'_, InstanceIdentity> {
         Box::pin(self.cloud("InstanceIdentity", Request::Identity, |answer| match answer {
             Answer::Identity(identity) => Some(identity),
+            _ => None,
+        }))
+    }
+
+    fn interfaces(&self) -> cloud::Answer<'_, Vec<MetadataEni>> {
+        Box::pin(self.cloud("network/interfaces/macs", Request::Interfaces, |answer| match answer {
+            Answer::Interfaces(interfaces) => Some(interfaces),
             _ => None,
         }))
     }

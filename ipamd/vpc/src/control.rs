@@ -3,13 +3,14 @@
 //! Owns requests and answers. Calls of EC2 and of the metadata service are what `ipamd_core::cloud` asks; the others
 //! are for tests and people who want to see.
 
-use crate::model::{Fault, JournalEntry};
+use crate::model::{Fault, Gap, JournalEntry, Lags, OtherEni, Throttling};
+use eni_proto::ids::EniId;
 use ipamd_core::cloud::{
-    CloudError, EniObservation, EniScope, InstanceIdentity, InstanceLimits, Mutated, Mutation,
+    CloudError, EniObservation, EniScope, InstanceIdentity, InstanceLimits, MetadataEni, Mutated, Mutation,
 };
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 /// The longest line, in bytes: a thousand addresses are some 20 KiB.
@@ -21,6 +22,8 @@ pub const MAX_LINE: usize = 1024 * 1024;
 pub enum Request {
     /// The instance metadata.
     Identity,
+    /// The instance metadata of its network interfaces.
+    Interfaces,
     /// DescribeNetworkInterfaces.
     DescribeEnis {
         /// Which.
@@ -50,6 +53,55 @@ pub enum Request {
         /// How many.
         addresses: Option<u32>,
     },
+    /// Others hold an address in every /28 of the subnet that is free as a whole, or give those back.
+    SetFragmented {
+        /// Whether they hold them.
+        fragmented: bool,
+    },
+    /// How far behind describes and the metadata are, and released addresses.
+    SetLags(Lags),
+    /// Leaves something of an ENI out of what is told, for a time.
+    SetGap(Gap),
+    /// Throttles calls by token buckets, full now.
+    SetThrottling {
+        /// By which.
+        throttling: Throttling,
+        /// How long a throttled caller is asked to wait (by HTTP `Retry-After`, in whole seconds).
+        #[serde(default)]
+        retry_after_ms: Option<u64>,
+    },
+    /// Denies these actions, as `CreateNetworkInterface`, and no others.
+    SetDenied {
+        /// Which.
+        actions: BTreeSet<String>,
+    },
+    /// How many network interfaces the account may have in the Region.
+    SetQuota {
+        /// How many; none is no quota.
+        enis: Option<u32>,
+    },
+    /// No detaching ends from now on, unless it is forced; or all that hang end.
+    SetStuckDetach {
+        /// Whether they hang.
+        stuck: bool,
+    },
+    /// CIDRs that were associated with the VPC beside its first; the router knows nothing of them.
+    SetMoreCidrs {
+        /// Which.
+        cidrs: Vec<Ipv4Net>,
+    },
+    /// How long the role's credentials last that the metadata service gives out from now on.
+    SetCredentialLifetime {
+        /// In milliseconds.
+        lifetime_ms: u64,
+    },
+    /// Adds an ENI that others made, with its link.
+    AddOther(OtherEni),
+    /// DetachNetworkInterface with Force.
+    ForceDetach {
+        /// The ENI.
+        eni: EniId,
+    },
     /// Ends the program and takes its network away.
     Shutdown,
 }
@@ -60,6 +112,8 @@ pub enum Request {
 pub enum Answer {
     /// To `identity`.
     Identity(InstanceIdentity),
+    /// To `interfaces`.
+    Interfaces(Vec<MetadataEni>),
     /// To `describe_enis` and `enis`.
     Enis(Vec<EniObservation>),
     /// To `describe_limits`.
@@ -74,6 +128,8 @@ pub enum Answer {
     Calls(BTreeMap<String, u64>),
     /// To `topology`.
     Topology(Box<Topology>),
+    /// To `add_other`.
+    Added(EniId),
     /// To the others.
     Done,
     /// EC2 or the metadata service refused.
@@ -111,4 +167,13 @@ pub struct Topology {
     pub client_address: Ipv4Addr,
     /// The node's first link.
     pub node_link: String,
+    /// EC2's endpoint by HTTP, as reached from where the program runs; with `--http` only.
+    #[serde(default)]
+    pub ec2_endpoint: Option<String>,
+    /// The metadata service's, from there.
+    #[serde(default)]
+    pub imds_endpoint: Option<String>,
+    /// Both, as reached from the node and from what it routes: the metadata service's own address.
+    #[serde(default)]
+    pub node_endpoint: Option<String>,
 }

@@ -1,10 +1,10 @@
 //! The network behind the model: namespaces, links, routes and the source check, by iproute2 and nft.
 //!
-//! Owns five namespaces of a common prefix: the node, the VPC's router, a peer host elsewhere in the VPC, an "internet"
-//! host behind the internet gateway, and a client whose address reaches the ENIs as it is. The router knows which ENI
-//! owns an address, answers ARP for the subnet's gateway on every ENI, drops and counts what an ENI sends that does not
-//! own its source, and what leaves by the internet gateway with an address that no public one maps to. The machine's own
-//! namespace stays as it is. Does not decide which ENI has what: the model does.
+//! Owns five namespaces of a common prefix: the node, the VPC's router, a peer host elsewhere in the VPC, an
+//! "internet" host behind the internet gateway, and a client whose address reaches the ENIs as it is. The router knows
+//! which ENI owns an address, answers ARP for the subnet's gateway on every ENI, drops and counts what an ENI sends
+//! that does not own its source, and what leaves by the internet gateway with an address that no public one maps to.
+//! The machine's own namespace stays as it is. Does not decide which ENI has what: the model does.
 
 mod hosts;
 mod links;
@@ -15,10 +15,17 @@ use crate::model::Ec2;
 use ipamd_core::cloud::EniObservation;
 pub use links::Links;
 use links::{Link, Site};
+use nix::sched::{CloneFlags, setns};
 pub use run::RunError;
 use run::{ip_batch, nft, read_nft, script};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::thread;
+
+/// The metadata service's address (EC2 user guide, "Access instance metadata for an EC2 instance").
+const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 /// What the network is made with.
 #[derive(Debug, Clone)]
@@ -47,6 +54,7 @@ impl Network {
     pub fn lay(options: &Options, ec2: &Ec2) -> Result<(Network, Links), RunError> {
         let setup = ec2.setup();
         let primary = &ec2.enis()[0];
+        let node_address = primary.primary.unwrap_or(Ipv4Addr::UNSPECIFIED);
         let peer_subnet = setup.vpc_cidr.broadcast().to_bits() & !0xff;
         let name = |role: &str| format!("{}-{role}", options.prefix);
         let topology = Topology {
@@ -58,18 +66,21 @@ impl Network {
             client_netns: name("client"),
             vpc_cidr: setup.vpc_cidr,
             gateway: Ipv4Addr::from_bits(setup.subnet.network().to_bits() + 1),
-            node_address: primary.primary,
+            node_address,
             peer_address: Ipv4Addr::from_bits(peer_subnet + 10),
             internet_address: hosts::INTERNET,
             client_address: hosts::CLIENT,
             node_link: "ens5".to_owned(),
+            ec2_endpoint: None,
+            imds_endpoint: None,
+            node_endpoint: None,
         };
         let network = Network { prefix: options.prefix.clone(), mtu: options.mtu, topology };
         let mut links = Links::default();
         let laid = hosts::lay(&network.topology, options.mtu)
-            .and_then(|()| hosts::checks(&network.topology, primary.primary))
+            .and_then(|()| hosts::checks(&network.topology, node_address))
             .and_then(|()| network.show(&mut links, ec2.enis()))
-            .and_then(|()| network.start_primary(primary));
+            .and_then(|()| network.start_primary(primary.subnet_cidr.prefix_len()));
         match laid {
             Ok(()) => Ok((network, links)),
             Err(error) => {
@@ -84,13 +95,35 @@ impl Network {
         &self.topology
     }
 
+    /// Listens on the metadata service's own address, on the router: there the node reaches it, and what the node
+    /// routes, as any address outside.
+    pub fn listen(&self) -> io::Result<TcpListener> {
+        let router = self.topology.router_netns.clone();
+        ip_batch(&router, &format!("addr add {METADATA}/32 dev lo\n")).map_err(io::Error::other)?;
+        // The thread ends in the router's namespace, and with it nothing is left there but the socket.
+        let bind = move || {
+            let netns = File::open(format!("/run/netns/{router}"))?;
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
+            TcpListener::bind((METADATA, 80))
+        };
+        thread::spawn(bind).join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    }
+
+    /// Tells where HTTP is served.
+    pub fn tell_endpoints(&mut self, served: SocketAddr) {
+        let endpoint = format!("http://{served}");
+        self.topology.ec2_endpoint = Some(endpoint.clone());
+        self.topology.imds_endpoint = Some(endpoint);
+        self.topology.node_endpoint = Some(format!("http://{METADATA}"));
+    }
+
     /// Takes everything away; what is gone already is fine.
     pub fn remove(&self) {
         remove(&self.prefix);
     }
 
-    /// Makes the links those of the ENIs given, and the router's knowledge of addresses theirs: a new one appears in the
-    /// node's namespace, down and without an address; one that is not among them vanishes.
+    /// Makes the links those of the ENIs given, and the router's knowledge of addresses theirs: a new one appears in
+    /// the node's namespace, down and without an address; one that is not among them vanishes.
     pub fn show(&self, links: &mut Links, enis: &[EniObservation]) -> Result<(), RunError> {
         let wanted = Links(enis.iter().filter_map(|e| Some((e.id.clone(), Link::of(e)?))).collect());
         let Topology { router_netns, node_netns, gateway, .. } = &self.topology;
@@ -115,9 +148,8 @@ impl Network {
     }
 
     /// What DHCP does for the primary ENI when an instance boots.
-    fn start_primary(&self, eni: &EniObservation) -> Result<(), RunError> {
-        let Topology { node_netns, gateway, node_link, .. } = &self.topology;
-        let (primary, length) = (eni.primary, eni.subnet_cidr.prefix_len());
+    fn start_primary(&self, length: u8) -> Result<(), RunError> {
+        let Topology { node_netns, gateway, node_link, node_address: primary, .. } = &self.topology;
         ip_batch(
             node_netns,
             &format!(

@@ -3,14 +3,17 @@
 //! Owns its command line, its life (until SIGTERM, SIGINT or a request) and that its network goes with it.
 
 use crate::control::{Answer, Request};
+use crate::http::{self, Http};
 use crate::model::{Ec2, Setup};
-use crate::network::{self, Network, Options};
-use crate::server::{self, Server};
+use crate::network::{self, Links, Network, Options};
+use crate::served::Served;
+use crate::server::{self, LaidNetwork, Server};
 use clap::{Args, Parser, Subcommand};
 use ipnet::Ipv4Net;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -77,6 +80,17 @@ struct Run {
     /// The MTU inside the VPC.
     #[arg(long, default_value_t = 9001)]
     mtu: u32,
+    /// DefaultVCpus of the instance's type, as DescribeInstanceTypes tells it; it does not by default.
+    #[arg(long)]
+    vcpus: Option<u32>,
+    /// Serves EC2's Query API and the metadata service by HTTP as well: here (port 0: any), and for the node at
+    /// 169.254.169.254.
+    #[arg(long)]
+    http: Option<SocketAddr>,
+    /// HttpPutResponseHopLimit: how many hops the metadata service's tokens reach from the node's side; 1 is EC2's
+    /// default, with which no container behind a router of the node gets one.
+    #[arg(long, default_value_t = 2)]
+    hop_limit: u32,
 }
 
 impl Run {
@@ -88,6 +102,7 @@ impl Run {
             security_groups: self.security_group.clone(),
             attach_ms: self.attach_ms,
             detach_ms: self.detach_ms,
+            vcpus: self.vcpus,
             ..usual
         }
     }
@@ -126,29 +141,47 @@ fn run(run: &Run) -> Result<(), Failure> {
     let ec2 = Ec2::boot(run.setup())?;
     let options =
         Options { prefix: run.prefix.clone(), control: control.display().to_string(), mtu: run.mtu };
-    let (network, links) = Network::lay(&options, &ec2)?;
-    let listener = match server::bind(control) {
-        Ok(listener) => listener,
-        Err(error) => {
-            network.remove();
-            return Err(format!("the control socket {}: {error}", control.display()).into());
-        }
-    };
+    let (mut network, links) = Network::lay(&options, &ec2)?;
+    if let Err(error) = serve(run, ec2, &mut network, links) {
+        network.remove();
+        return Err(error);
+    }
     let topology = serde_json::to_string(network.topology())?;
-    let server = Server::new(ec2, network.clone(), links);
-    let ticked = server.clone();
-    thread::spawn(move || server::tick(&ticked));
+    // Whoever started this may have closed stdout: that is no reason to end.
+    let _ = writeln!(std::io::stdout(), "{topology}");
+    ends.wait()?;
+    network.remove();
+    std::fs::remove_file(control)?;
+    Ok(())
+}
+
+/// Starts what serves: the control socket, and HTTP where it is asked for.
+fn serve(run: &Run, ec2: Ec2, network: &mut Network, links: Links) -> Result<(), Failure> {
+    let control = run.control.display();
+    let listener =
+        server::bind(&run.control).map_err(|error| format!("the control socket {control}: {error}"))?;
+    let mut web = Vec::new();
+    if let Some(address) = run.http {
+        let here = TcpListener::bind(address).map_err(|error| format!("HTTP at {address}: {error}"))?;
+        network.tell_endpoints(here.local_addr()?);
+        web.push((here, None));
+        let there = network.listen().map_err(|error| format!("HTTP on the router: {error}"))?;
+        web.push((there, Some(run.hop_limit)));
+    }
+    let served = Served::new(ec2, Box::new(LaidNetwork::new(network.clone(), links)));
+    let http = Http::new(served.clone());
+    for (listener, hop_limit) in web {
+        let http = http.clone();
+        thread::spawn(move || http::serve(&http, &listener, hop_limit));
+    }
+    let server = Server::new(served.clone(), network.clone(), http);
+    thread::spawn(move || served.tick());
     thread::spawn(move || {
         server::serve(&server, &listener, || {
             // To the process, not the thread: the main thread takes it.
             let _ = kill(Pid::this(), Signal::SIGTERM);
         });
     });
-    // Whoever started this may have closed stdout: that is no reason to end.
-    let _ = writeln!(std::io::stdout(), "{topology}");
-    ends.wait()?;
-    network.remove();
-    std::fs::remove_file(control)?;
     Ok(())
 }
 

@@ -3,17 +3,17 @@
 //! Owns the listener, its connections (one thread each, bounded) and the answers, from the model and the network.
 
 use crate::control::{Answer, MAX_LINE, Request};
-use crate::model::{Ec2, Effect, Fault};
-use crate::network::{Links, Network, RunError};
-use ipamd_core::cloud::Mutation;
-use ipamd_core::time::Timestamp;
-use nix::time::{ClockId, clock_gettime};
+use crate::http::Http;
+use crate::model::{Ec2, Extra, Fault};
+use crate::network::{Links, Network};
+use crate::served::{Follow, NotDone, Served, now};
+use ipamd_core::cloud::{CloudError, EniObservation, Mutation};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -22,71 +22,37 @@ const CONNECTIONS: usize = 64;
 /// A connection that says nothing for so long is closed.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Without a transition to wait for, the ticker looks so often.
-const IDLE: Duration = Duration::from_secs(60);
-/// A link that could not be laid or removed is tried again so much later.
-const AGAIN: Duration = Duration::from_secs(1);
-
-/// What the connections and the ticker share. Whoever takes both locks takes `links` first.
-pub(crate) struct Server {
-    ec2: Mutex<Ec2>,
-    /// A transition was scheduled.
-    scheduled: Condvar,
-    /// Held while the network is changed; the model is free meanwhile, and so are calls that only look.
-    links: Mutex<Links>,
+/// The network, one change at a time: the model is free meanwhile, and so are calls that only look.
+pub(crate) struct LaidNetwork {
     network: Network,
+    links: Mutex<Links>,
+}
+
+impl LaidNetwork {
+    pub(crate) fn new(network: Network, links: Links) -> LaidNetwork {
+        LaidNetwork { network, links: Mutex::new(links) }
+    }
+}
+
+impl Follow for LaidNetwork {
+    fn follow(&self, look: &mut dyn FnMut() -> Vec<EniObservation>) -> Result<(), String> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = look();
+        self.network.show(&mut links, &present).map_err(|error| error.to_string())
+    }
+}
+
+/// What the connections share.
+pub(crate) struct Server {
+    served: Arc<Served>,
+    network: Network,
+    http: Arc<Http>,
     connections: AtomicUsize,
 }
 
 impl Server {
-    pub(crate) fn new(ec2: Ec2, network: Network, links: Links) -> Arc<Server> {
-        Arc::new(Server {
-            ec2: Mutex::new(ec2),
-            scheduled: Condvar::new(),
-            links: Mutex::new(links),
-            network,
-            connections: AtomicUsize::new(0),
-        })
-    }
-
-    fn ec2(&self) -> MutexGuard<'_, Ec2> {
-        self.ec2.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes the network what the model says, and what is due with it: attached is told when the link is there,
-    /// available when it is gone.
-    fn follow(&self) -> Result<(), RunError> {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let (present, due) = {
-            let (ec2, now) = (self.ec2(), now());
-            (ec2.present(now), ec2.due(now))
-        };
-        self.network.show(&mut links, &present)?;
-        let mut ec2 = self.ec2();
-        for transition in &due {
-            ec2.complete(transition);
-        }
-        Ok(())
-    }
-}
-
-/// Lets attachments become what they are due to become, for ever.
-#[allow(clippy::print_stderr)]
-pub(crate) fn tick(server: &Server) {
-    loop {
-        let next = server.ec2().next_due();
-        let mut least = Duration::ZERO;
-        if next.is_some_and(|at| at <= now())
-            && let Err(error) = server.follow()
-        {
-            eprintln!("embedded-vpc: an ENI could not be attached or detached: {error}");
-            least = AGAIN;
-        }
-        let ec2 = server.ec2();
-        let span = ec2.next_due().map_or(IDLE, |at| at.since(now())).max(least);
-        if !span.is_zero() {
-            drop(server.scheduled.wait_timeout(ec2, span).unwrap_or_else(PoisonError::into_inner));
-        }
+    pub(crate) fn new(served: Arc<Served>, network: Network, http: Arc<Http>) -> Arc<Server> {
+        Arc::new(Server { served, network, http, connections: AtomicUsize::new(0) })
     }
 }
 
@@ -148,81 +114,93 @@ fn connection(server: &Server, stream: UnixStream, shut_down: fn()) -> io::Resul
     }
 }
 
-fn now() -> Timestamp {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
-    Timestamp::from_nanos(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
-}
-
-/// Makes a call with its fault, then what comes with it. A wait holds nobody else up: it is slept outside the locks.
-fn with_fault<T>(
+/// A call that only looks.
+fn look<T>(
     server: &Server,
     call: &str,
-    make: impl FnOnce(&mut Ec2, Option<&Fault>) -> T,
-    then: impl FnOnce(),
-) -> T {
-    let fault = server.ec2().take_fault(call);
-    let wait = |strikes: Effect| {
-        if let Some(fault) = fault.as_ref().filter(|f| f.effect == strikes) {
-            thread::sleep(Duration::from_millis(fault.delay_ms));
-        }
-    };
-    wait(Effect::Before);
-    let answer = make(&mut server.ec2(), fault.as_ref());
-    then();
-    wait(Effect::After);
-    answer
+    make: impl FnOnce(&mut Ec2, Option<&Fault>) -> Result<T, CloudError>,
+    tell: impl FnOnce(T) -> Answer,
+) -> Answer {
+    server.served.call(call, make).map_or_else(Answer::Refused, tell)
 }
 
-/// A call that changes ENIs. The router knows the addresses of an attached one when the answer goes out; links come and
-/// go by the ticker.
-fn mutate(server: &Server, mutation: &Mutation) -> Answer {
-    let mut followed = Ok(());
-    let then = || match mutation {
-        Mutation::Assign { .. } | Mutation::Unassign { .. } => followed = server.follow(),
-        Mutation::Attach { .. } | Mutation::Detach { .. } => server.scheduled.notify_one(),
-        Mutation::Create { .. } | Mutation::Delete { .. } => {}
-    };
-    let make = |ec2: &mut Ec2, fault: Option<&Fault>| ec2.mutate(mutation, fault, now());
-    let answer = with_fault(server, mutation.call(), make, then);
-    match followed {
-        Err(error) => Answer::Failed(format!("the network does not follow: {error}")),
-        Ok(()) => answer.map_or_else(Answer::Refused, Answer::Mutated),
+fn mutate(server: &Server, mutation: &Mutation, extra: &Extra) -> Answer {
+    match server.served.mutate(mutation, extra, |_, mutated| mutated) {
+        Ok(mutated) => Answer::Mutated(mutated),
+        Err(NotDone::Refused(error)) => Answer::Refused(error),
+        Err(NotDone::NotFollowed(error)) => Answer::Failed(format!("the network does not follow: {error}")),
     }
 }
 
 fn answer(server: &Server, request: Request) -> Answer {
+    let ec2 = || server.served.ec2();
     match request {
         Request::Identity => {
-            with_fault(server, "InstanceIdentity", |ec2, fault| ec2.identity(fault, now()), || ())
-                .map_or_else(Answer::Refused, Answer::Identity)
+            look(server, "InstanceIdentity", |ec2, fault| ec2.identity(fault, now()), Answer::Identity)
+        }
+        Request::Interfaces => {
+            look(server, "InstanceInterfaces", |ec2, fault| ec2.interfaces(fault, now()), Answer::Interfaces)
         }
         Request::DescribeEnis { scope } => {
             let describe = |ec2: &mut Ec2, fault: Option<&Fault>| ec2.describe_enis(&scope, fault, now());
-            with_fault(server, "DescribeNetworkInterfaces", describe, || ())
-                .map_or_else(Answer::Refused, Answer::Enis)
+            look(server, "DescribeNetworkInterfaces", describe, Answer::Enis)
         }
         Request::DescribeLimits { instance_type } => {
             let describe =
                 |ec2: &mut Ec2, fault: Option<&Fault>| ec2.describe_limits(&instance_type, fault, now());
-            with_fault(server, "DescribeInstanceTypes", describe, || ())
-                .map_or_else(Answer::Refused, Answer::Limits)
+            look(server, "DescribeInstanceTypes", describe, Answer::Limits)
         }
-        Request::Mutate(mutation) => mutate(server, &mutation),
-        Request::Enis => Answer::Enis(server.ec2().enis().to_vec()),
+        Request::Mutate(mutation) => mutate(server, &mutation, &Extra::default()),
+        Request::ForceDetach { eni } => {
+            let detach = Mutation::Detach { eni, attachment: None };
+            mutate(server, &detach, &Extra { force: true, ..Extra::default() })
+        }
+        Request::Enis => Answer::Enis(ec2().enis().to_vec()),
         Request::Drops => {
             server.network.drops().map_or_else(|error| Answer::Failed(error.to_string()), Answer::Drops)
         }
-        Request::Journal => Answer::Journal(server.ec2().journal().cloned().collect()),
-        Request::Calls => Answer::Calls(server.ec2().calls().clone()),
+        Request::Journal => Answer::Journal(ec2().journal().cloned().collect()),
+        Request::Calls => Answer::Calls(ec2().calls().clone()),
         Request::Topology => Answer::Topology(Box::new(server.network.topology().clone())),
-        Request::SetFault(fault) => {
-            server.ec2().set_fault(fault);
-            Answer::Done
-        }
-        Request::SetSubnetFree { addresses } => {
-            server.ec2().set_subnet_free(addresses.map(|a| a as usize));
-            Answer::Done
+        Request::AddOther(other) => {
+            let added = ec2().add_other(&other, now());
+            match added {
+                Err(error) => Answer::Failed(error.to_string()),
+                Ok(eni) => server.served.follow().map_or_else(Answer::Failed, |()| Answer::Added(eni)),
+            }
         }
         Request::Shutdown => Answer::Done,
+        setting => {
+            set(server, setting);
+            Answer::Done
+        }
+    }
+}
+
+/// What is set, and changes no call's meaning but its outcome.
+fn set(server: &Server, setting: Request) {
+    let mut ec2 = server.served.ec2();
+    match setting {
+        Request::SetFault(fault) => ec2.set_fault(fault),
+        Request::SetSubnetFree { addresses } => ec2.set_subnet_free(addresses.map(|a| a as usize)),
+        Request::SetFragmented { fragmented } => ec2.set_fragmented(fragmented),
+        Request::SetLags(lags) => ec2.set_lags(lags),
+        Request::SetGap(gap) => ec2.set_gap(gap, now()),
+        Request::SetThrottling { throttling, retry_after_ms } => {
+            ec2.set_throttling(throttling);
+            ec2.set_retry_after(retry_after_ms);
+        }
+        Request::SetDenied { actions } => ec2.set_denied(actions),
+        Request::SetQuota { enis } => ec2.set_quota(enis),
+        Request::SetStuckDetach { stuck } => {
+            ec2.set_stuck_detach(stuck, now());
+            server.served.wake();
+        }
+        Request::SetMoreCidrs { cidrs } => ec2.set_more_cidrs(cidrs),
+        Request::SetCredentialLifetime { lifetime_ms } => {
+            server.http.set_credential_lifetime(Duration::from_millis(lifetime_ms));
+        }
+        // The others are calls and looks.
+        _ => {}
     }
 }

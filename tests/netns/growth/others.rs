@@ -28,7 +28,7 @@ fn netns_an_eni_that_somebody_detached_serves_nobody_and_what_it_held_is_kept() 
     wait::until("the second ENI is in use", || ours("in_use") == 2);
     // The fourth container lives on the second ENI: it is cut off by the detach, its address stays with it.
     let second = node.ec2_enis()[1].id.clone();
-    node.inspect(&Request::Mutate(Mutation::Detach { eni: second.clone() }));
+    node.inspect(&Request::Mutate(Mutation::Detach { eni: second.clone(), attachment: None }));
     wait::until("it is lost", || ours("lost") == 1);
     let held = node.ask("attachments");
     let fourth = pods[3].address.unwrap().to_string();

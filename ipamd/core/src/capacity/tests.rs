@@ -32,7 +32,7 @@ fn view(enis: Vec<EniView>, waiting: usize) -> View {
         waiting,
         cooled: 0,
         creating: Vec::new(),
-        limits: InstanceLimits { enis: 8, addresses_per_eni: 30 },
+        limits: InstanceLimits::new(8, 30),
         create_refused: None,
         assign_refused: None,
         ask_most: None,

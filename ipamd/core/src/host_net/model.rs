@@ -103,6 +103,8 @@ fn eni(k: u32, body: u8) -> EniRecord {
         subnet_cidr: format!("10.{body}.0.0/20").parse().unwrap(),
         primary: Ipv4Addr::new(10, body, 1, k as u8),
         state: EniState::InUse,
+        prefixes: Vec::new(),
+        attachment: None,
     }
 }
 

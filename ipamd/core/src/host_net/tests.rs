@@ -23,6 +23,8 @@ fn wanted() -> Wanted {
             subnet_cidr: "10.0.1.0/24".parse().unwrap(),
             primary: PRIMARY,
             state: EniState::InUse,
+            prefixes: Vec::new(),
+            attachment: None,
         }],
         addresses: BTreeSet::from([POD, SPARE]),
         pods: vec![WantedPod {
@@ -165,6 +167,8 @@ fn secondary(k: u8) -> EniRecord {
         subnet_cidr: "10.0.2.0/24".parse().unwrap(),
         primary: Ipv4Addr::new(10, 0, 2, k),
         state: EniState::InUse,
+        prefixes: Vec::new(),
+        attachment: None,
     }
 }
 

@@ -174,29 +174,35 @@ impl Bench {
                 instance_type: "m5.large".into(),
                 primary_mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 vpc_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
+                region: "eu-central-1".into(),
+                availability_zone: "eu-central-1a".into(),
             },
-            limits: InstanceLimits {
-                enis: self.ec2.as_ref().map_or(1, |_| 3),
-                addresses_per_eni: u32::from(self.addresses) + 1,
-            },
+            limits: InstanceLimits::new(self.ec2.as_ref().map_or(1, |_| 3), u32::from(self.addresses) + 1),
             tagged: true,
             enis: std::iter::once(EniObservation {
                 id: "eni-1".parse().unwrap(),
                 mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 subnet: "subnet-1".parse().unwrap(),
                 subnet_cidr: "10.0.1.0/24".parse().unwrap(),
-                primary: Ipv4Addr::new(10, 0, 1, 10),
+                primary: Some(Ipv4Addr::new(10, 0, 1, 10)),
                 secondary: (0..self.addresses).map(|n| Ipv4Addr::new(10, 0, 1, 20 + n)).collect(),
                 attachment: Some(EniAttachment {
                     instance,
                     device_index: 0,
                     status: EniAttachmentStatus::Attached,
+                    id: None,
+                    network_card: 0,
+                    delete_on_termination: true,
                 }),
+                prefixes: Vec::new(),
                 security_groups: Vec::new(),
                 tags: BTreeMap::new(),
+                private_dns_name: None,
+                kind: "interface".into(),
             })
             .chain(self.ec2.iter().flat_map(|ec2| ec2.enis.clone()))
             .collect(),
+            metadata: None,
         }
     }
 

@@ -15,6 +15,8 @@ fn eni(index: u32) -> EniRecord {
         subnet_cidr: "10.0.0.0/24".parse().unwrap(),
         primary: Ipv4Addr::new(10, 0, 0, 10 + index as u8),
         state: EniState::InUse,
+        prefixes: Vec::new(),
+        attachment: None,
     }
 }
 

@@ -20,6 +20,8 @@ fn eni(k: u32) -> EniRecord {
         subnet_cidr: "10.9.0.0/20".parse().unwrap(),
         primary: if k == 1 { PRIMARY } else { Ipv4Addr::new(10, 9, 2, k as u8) },
         state: EniState::InUse,
+        prefixes: Vec::new(),
+        attachment: None,
     }
 }
 

@@ -5,12 +5,16 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Instead of an error's code: the call is not answered at all. By HTTP its connection is closed; with
+/// [`Effect::After`] that is a lost reply.
+pub const NO_REPLY: &str = "NoReply";
+
 /// The next `count` calls of this name fail or are late.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// The call, as EC2 names it.
     pub call: String,
-    /// EC2's error code; none only delays.
+    /// EC2's error code, or [`NO_REPLY`]; none only delays.
     #[serde(default)]
     pub error: Option<String>,
     /// How much later, in milliseconds.

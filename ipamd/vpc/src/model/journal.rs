@@ -2,7 +2,8 @@
 //!
 //! Owns its entries, the counts by call and the numbering of requests. Entries are bounded, counts are not.
 
-use super::refusal::Refusal;
+use super::Extra;
+use super::refusal::{Refusal, request_id};
 use ipamd_core::cloud::{CloudError, Mutation};
 use ipamd_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,11 @@ impl Journal {
         &self.counts
     }
 
+    /// The id of the last request.
+    pub(super) fn last_request_id(&self) -> String {
+        request_id(self.requests)
+    }
+
     /// Writes a call down; `lost` is the error that is answered instead of what it did. Makes the answer of it.
     pub(super) fn record<T>(
         &mut self,
@@ -77,25 +83,62 @@ impl Journal {
 }
 
 /// The parameters of a change, in EC2's names.
-pub(super) fn parameters(mutation: &Mutation) -> String {
+pub(super) fn parameters(mutation: &Mutation, extra: &Extra) -> String {
+    let mut text = own_parameters(mutation);
+    if !extra.description.is_empty() {
+        text += &format!(" Description={:?}", extra.description);
+    }
+    if extra.force {
+        text += " Force=true";
+    }
+    text
+}
+
+fn own_parameters(mutation: &Mutation) -> String {
+    fn counts(addresses: u32, prefixes: u32) -> String {
+        match (addresses, prefixes) {
+            (0, 1..) => format!("Ipv4PrefixCount={prefixes}"),
+            (_, 0) => format!("SecondaryPrivateIpAddressCount={addresses}"),
+            _ => format!("SecondaryPrivateIpAddressCount={addresses} Ipv4PrefixCount={prefixes}"),
+        }
+    }
     fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
         items.into_iter().map(|i| i.to_string()).collect::<Vec<_>>().join(" ")
     }
     match mutation {
-        Mutation::Create { subnet, security_groups, secondary, tags, token } => format!(
-            "SubnetId={subnet} SecondaryPrivateIpAddressCount={secondary} SecurityGroupId=[{}] Tag=[{}] ClientToken={token}",
+        Mutation::Create { subnet, security_groups, secondary, prefixes, tags, token } => format!(
+            "SubnetId={subnet} {} SecurityGroupId=[{}] Tag=[{}] ClientToken={token}",
+            counts(*secondary, *prefixes),
             list(security_groups),
             list(tags.iter().map(|(key, value)| format!("{key}={value}"))),
         ),
         Mutation::Attach { eni, instance, device_index } => {
             format!("NetworkInterfaceId={eni} InstanceId={instance} DeviceIndex={device_index}")
         }
-        Mutation::Assign { eni, count } => {
-            format!("NetworkInterfaceId={eni} SecondaryPrivateIpAddressCount={count}")
+        Mutation::Assign { eni, count, prefixes } => {
+            format!("NetworkInterfaceId={eni} {}", counts(*count, *prefixes))
         }
-        Mutation::Unassign { eni, addresses } => {
-            format!("NetworkInterfaceId={eni} PrivateIpAddress=[{}]", list(addresses))
+        Mutation::Unassign { eni, addresses, prefixes } => {
+            let mut text = format!("NetworkInterfaceId={eni}");
+            if !addresses.is_empty() || prefixes.is_empty() {
+                text += &format!(" PrivateIpAddress=[{}]", list(addresses));
+            }
+            if !prefixes.is_empty() {
+                text += &format!(" Ipv4Prefix=[{}]", list(prefixes));
+            }
+            text
         }
-        Mutation::Detach { eni } | Mutation::Delete { eni } => format!("NetworkInterfaceId={eni}"),
+        Mutation::Detach { eni, attachment: Some(attachment) } => {
+            format!("NetworkInterfaceId={eni} AttachmentId={attachment}")
+        }
+        Mutation::Detach { eni, .. } | Mutation::Delete { eni } => format!("NetworkInterfaceId={eni}"),
+        Mutation::SetSecurityGroups { eni, security_groups } => {
+            format!("NetworkInterfaceId={eni} SecurityGroupId=[{}]", list(security_groups))
+        }
+        Mutation::SetDeleteOnTermination { eni, attachment } => {
+            format!(
+                "NetworkInterfaceId={eni} Attachment.AttachmentId={attachment} Attachment.DeleteOnTermination=true"
+            )
+        }
     }
 }

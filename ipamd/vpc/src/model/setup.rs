@@ -27,6 +27,9 @@ pub struct Setup {
     pub attach_ms: u64,
     /// How long an ENI is `detaching`, in milliseconds.
     pub detach_ms: u64,
+    /// DefaultVCpus of the instance's type, which the table does not have.
+    #[serde(default)]
+    pub vcpus: Option<u32>,
 }
 
 /// Why a setup is refused.
@@ -58,6 +61,9 @@ pub enum SetupError {
     /// EC2 has no VPC without a security group.
     #[error("a VPC has at least one security group")]
     NoSecurityGroup,
+    /// What others are said to do cannot be.
+    #[error("others cannot do that: {0}")]
+    Other(String),
 }
 
 impl Setup {
@@ -76,6 +82,7 @@ impl Setup {
             security_groups: vec!["sg-0e1c0000000000001".to_owned()],
             attach_ms: 0,
             detach_ms: 0,
+            vcpus: None,
         }
     }
 

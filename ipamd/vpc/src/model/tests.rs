@@ -1,7 +1,9 @@
 //! The rules of EC2, call by call.
 
+mod late;
+
 use super::*;
-use ipamd_core::cloud::{CloudErrorKind, Mutated, Mutation};
+use ipamd_core::cloud::{CloudErrorKind, EniScope, INSTANCE_TAG, Mutated, Mutation};
 
 const START: Timestamp = Timestamp::from_millis(1_000);
 
@@ -19,6 +21,7 @@ fn create(ec2: &Ec2, secondary: u32, token: &str) -> Mutation {
         subnet: ec2.enis()[0].subnet.clone(),
         security_groups: ec2.setup().security_groups.clone(),
         secondary,
+        prefixes: 0,
         tags: BTreeMap::from([(INSTANCE_TAG.to_owned(), ec2.instance().to_string())]),
         token: token.to_owned(),
     }
@@ -65,7 +68,7 @@ fn code(text: &str, kind: CloudErrorKind) -> (String, CloudErrorKind) {
 fn the_instance_boots_with_what_its_type_carries_and_no_more() {
     let ec2 = Ec2::boot(Setup::new("m5.large", 9)).unwrap();
     assert_eq!(ec2.enis()[0].secondary.len(), 9);
-    assert_eq!(ec2.enis()[0].primary, Ipv4Addr::new(10, 0, 1, 10));
+    assert_eq!(ec2.enis()[0].primary, Some(Ipv4Addr::new(10, 0, 1, 10)));
     assert!(matches!(
         Ec2::boot(Setup::new("m5.large", 10)),
         Err(SetupError::TooMany { most: 9, asked: 10, .. })
@@ -100,6 +103,7 @@ fn create_wants_a_known_subnet_and_known_groups() {
         subnet: subnet.clone(),
         security_groups: groups.iter().map(|&g| g.to_owned()).collect(),
         secondary,
+        prefixes: 0,
         tags: tags.clone(),
         token: String::new(),
     };
@@ -116,7 +120,7 @@ fn a_token_makes_one_eni_whatever_became_of_it() {
     let mut ec2 = small();
     let eni = created(&mut ec2, 2, "t");
     assert_eq!(created(&mut ec2, 2, "t"), eni);
-    let grown = Mutation::Assign { eni: eni.id.clone(), count: 1 };
+    let grown = Mutation::Assign { eni: eni.id.clone(), count: 1, prefixes: 0 };
     ec2.mutate(&grown, None, START).unwrap();
     assert_eq!(created(&mut ec2, 2, "t").secondary.len(), 3, "as it is now");
     let other = create(&ec2, 3, "t");
@@ -149,7 +153,10 @@ fn attaching_and_detaching_take_their_time() {
     let mutation = attach(&ec2, &eni, 1);
     assert_eq!(ec2.mutate(&mutation, None, START), Ok(Mutated::Done));
     assert_eq!(status(&ec2, &eni), Some(EniAttachmentStatus::Attaching));
-    assert_eq!(refused(&mut ec2, &Mutation::Detach { eni: eni.clone() }).0, "IncorrectState");
+    assert_eq!(
+        refused(&mut ec2, &Mutation::Detach { eni: eni.clone(), attachment: None }).0,
+        "IncorrectState"
+    );
     assert_eq!(ec2.next_due(), Some(at(100)));
     assert_eq!(ec2.tick(at(99)), []);
     assert_eq!(ec2.due(at(100)), [Transition::Attached(eni.clone())]);
@@ -161,7 +168,7 @@ fn attaching_and_detaching_take_their_time() {
     assert_eq!(refused(&mut ec2, &mutation), in_use, "not twice");
     let delete = Mutation::Delete { eni: eni.clone() };
     assert_eq!(refused(&mut ec2, &delete), in_use);
-    let detach = Mutation::Detach { eni: eni.clone() };
+    let detach = Mutation::Detach { eni: eni.clone(), attachment: None };
     assert_eq!(ec2.mutate(&detach, None, at(200)), Ok(Mutated::Done));
     assert_eq!(status(&ec2, &eni), Some(EniAttachmentStatus::Detaching));
     assert_eq!(refused(&mut ec2, &detach), code("IncorrectState", CloudErrorKind::InUse));
@@ -183,7 +190,7 @@ fn attaching_and_detaching_take_their_time() {
 fn the_primary_stays() {
     let mut ec2 = small();
     let primary = ec2.enis()[0].clone();
-    let detach = Mutation::Detach { eni: primary.id.clone() };
+    let detach = Mutation::Detach { eni: primary.id.clone(), attachment: None };
     assert_eq!(refused(&mut ec2, &detach), code("OperationNotPermitted", CloudErrorKind::Other));
     assert_eq!(refused(&mut ec2, &Mutation::Delete { eni: primary.id }).0, "InvalidNetworkInterface.InUse");
 }
@@ -207,7 +214,7 @@ fn attach_keeps_to_the_types_enis_and_to_free_device_indexes() {
     attached(&mut ec2, 0, 3);
     let fifth = attach(&ec2, &spare, 4);
     assert_eq!(refused(&mut ec2, &fifth), code("AttachmentLimitExceeded", CloudErrorKind::LimitReached));
-    ec2.mutate(&Mutation::Detach { eni: first }, None, at(500)).unwrap();
+    ec2.mutate(&Mutation::Detach { eni: first, attachment: None }, None, at(500)).unwrap();
     assert_eq!(refused(&mut ec2, &fifth).0, "AttachmentLimitExceeded", "one on its way out still counts");
     ec2.tick(at(700));
     assert_eq!(ec2.mutate(&fifth, None, at(700)), Ok(Mutated::Done));
@@ -222,12 +229,16 @@ fn addresses_keep_to_the_type_once_there_is_one() {
     let large = created(&mut ec2, 63, "large").id;
     let mutation = attach(&ec2, &large, 1);
     assert_eq!(refused(&mut ec2, &mutation), limit, "test.4x6 carries 6");
-    assert_eq!(refused(&mut ec2, &Mutation::Assign { eni: large, count: 1 }), limit);
+    assert_eq!(refused(&mut ec2, &Mutation::Assign { eni: large, count: 1, prefixes: 0 }), limit);
     let eni = attached(&mut ec2, 3, 1);
-    assert_eq!(refused(&mut ec2, &Mutation::Assign { eni: eni.clone(), count: 3 }), limit, "all or nothing");
+    assert_eq!(
+        refused(&mut ec2, &Mutation::Assign { eni: eni.clone(), count: 3, prefixes: 0 }),
+        limit,
+        "all or nothing"
+    );
     assert_eq!(ec2.enis().last().unwrap().secondary.len(), 3);
-    assert!(ec2.mutate(&Mutation::Assign { eni: eni.clone(), count: 2 }, None, START).is_ok());
-    assert_eq!(refused(&mut ec2, &Mutation::Assign { eni, count: 1 }), limit);
+    assert!(ec2.mutate(&Mutation::Assign { eni: eni.clone(), count: 2, prefixes: 0 }, None, START).is_ok());
+    assert_eq!(refused(&mut ec2, &Mutation::Assign { eni, count: 1, prefixes: 0 }), limit);
     let mut large = Ec2::boot(Setup::new("bench.8x150", 149)).unwrap();
     assert_eq!(created(&mut large, 149, "x").secondary.len(), 149, "what the own type carries");
 }
@@ -236,21 +247,24 @@ fn addresses_keep_to_the_type_once_there_is_one() {
 fn assign_answers_the_new_addresses_and_unassign_wants_known_ones() {
     let mut ec2 = small();
     let eni = ec2.enis()[0].clone();
-    let assign = |count| Mutation::Assign { eni: eni.id.clone(), count };
+    let assign = |count| Mutation::Assign { eni: eni.id.clone(), count, prefixes: 0 };
     let Ok(Mutated::Assigned(new)) = ec2.mutate(&assign(2), None, START) else { panic!() };
     assert_eq!(new, [Ipv4Addr::new(10, 0, 1, 13), Ipv4Addr::new(10, 0, 1, 14)]);
     assert_eq!(ec2.enis()[0].secondary, [&eni.secondary[..], &new[..]].concat());
     assert_eq!(refused(&mut ec2, &assign(0)).0, "InvalidParameterValue");
-    let unassign =
-        |addresses: &[Ipv4Addr]| Mutation::Unassign { eni: eni.id.clone(), addresses: addresses.to_vec() };
+    let unassign = |addresses: &[Ipv4Addr]| Mutation::Unassign {
+        eni: eni.id.clone(),
+        addresses: addresses.to_vec(),
+        prefixes: Vec::new(),
+    };
     let bad = code("InvalidParameterValue", CloudErrorKind::Other);
-    assert_eq!(refused(&mut ec2, &unassign(&[eni.primary])), bad);
+    assert_eq!(refused(&mut ec2, &unassign(&[eni.primary.unwrap()])), bad);
     assert_eq!(refused(&mut ec2, &unassign(&[new[0], Ipv4Addr::new(10, 0, 1, 99)])), bad);
     assert_eq!(refused(&mut ec2, &unassign(&[])).0, "MissingParameter");
     assert_eq!(ec2.enis()[0].secondary.len(), 4, "all or nothing");
     assert_eq!(ec2.mutate(&unassign(&[new[0], new[0]]), None, START), Ok(Mutated::Done));
     assert_eq!(refused(&mut ec2, &unassign(&[new[0]])), bad, "not twice");
-    let unknown = Mutation::Assign { eni: "eni-2".parse().unwrap(), count: 1 };
+    let unknown = Mutation::Assign { eni: "eni-2".parse().unwrap(), count: 1, prefixes: 0 };
     assert_eq!(refused(&mut ec2, &unknown).0, "InvalidNetworkInterfaceID.NotFound");
 }
 
@@ -260,7 +274,8 @@ fn a_released_address_comes_back_last() {
     let eni = ec2.enis()[0].clone();
     let free = ec2.free_addresses();
     let released = eni.secondary[0];
-    let unassign = Mutation::Unassign { eni: eni.id.clone(), addresses: vec![released] };
+    let unassign =
+        Mutation::Unassign { eni: eni.id.clone(), addresses: vec![released], prefixes: Vec::new() };
     ec2.mutate(&unassign, None, START).unwrap();
     assert_eq!(ec2.free_addresses(), free + 1);
     let gone = created(&mut ec2, 1, "a");
@@ -269,13 +284,13 @@ fn a_released_address_comes_back_last() {
     while ec2.free_addresses() > 0 {
         let secondary = u32::try_from(ec2.free_addresses().min(64)).unwrap() - 1;
         let next = created(&mut ec2, secondary, "");
-        handed_out.push(next.primary);
+        handed_out.extend(next.primary);
         handed_out.extend(next.secondary);
     }
     assert_eq!(handed_out.len(), free + 1);
-    assert_eq!(handed_out[free - 2..], [released, gone.primary, gone.secondary[0]]);
+    assert_eq!(handed_out[free - 2..], [released, gone.primary.unwrap(), gone.secondary[0]]);
     let full = code("InsufficientFreeAddressesInSubnet", CloudErrorKind::SubnetFull);
-    assert_eq!(refused(&mut ec2, &Mutation::Assign { eni: eni.id, count: 1 }), full);
+    assert_eq!(refused(&mut ec2, &Mutation::Assign { eni: eni.id, count: 1, prefixes: 0 }), full);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! token with the same parameters answers what the first call answered and makes nothing, with others it is refused;
 //! a call that was refused uses no token up).
 
+use super::Extra;
 use ipamd_core::cloud::{EniObservation, Mutation};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -13,7 +14,7 @@ const KEPT: usize = 1_000;
 
 /// The tokens that were used.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Tokens(VecDeque<(Mutation, EniObservation)>);
+pub(super) struct Tokens(VecDeque<(Mutation, Extra, EniObservation)>);
 
 /// What is known of a token.
 pub(super) enum Known<'a> {
@@ -27,22 +28,22 @@ pub(super) enum Known<'a> {
 
 impl Tokens {
     /// What is known of the token of a create; an empty one is no token.
-    pub(super) fn find(&self, create: &Mutation) -> Known<'_> {
+    pub(super) fn find(&self, create: &Mutation, extra: &Extra) -> Known<'_> {
         let Mutation::Create { token: wanted, .. } = create else { return Known::New };
         if wanted.is_empty() {
             return Known::New;
         }
         let same = |used: &Mutation| matches!(used, Mutation::Create { token, .. } if token == wanted);
-        match self.0.iter().find(|(used, _)| same(used)) {
+        match self.0.iter().find(|(used, _, _)| same(used)) {
             None => Known::New,
-            Some((used, made)) if used == create => Known::Made(made),
+            Some((used, with, made)) if used == create && with == extra => Known::Made(made),
             Some(_) => Known::Other,
         }
     }
 
     /// Remembers what a create made.
-    pub(super) fn keep(&mut self, create: &Mutation, made: &EniObservation) {
-        self.0.push_back((create.clone(), made.clone()));
+    pub(super) fn keep(&mut self, create: &Mutation, extra: &Extra, made: &EniObservation) {
+        self.0.push_back((create.clone(), extra.clone(), made.clone()));
         if self.0.len() > KEPT {
             self.0.pop_front();
         }

@@ -71,7 +71,7 @@ impl Ec2 {
     /// Does one transition; one that is not pending any more is left alone.
     pub fn complete(&mut self, transition: &Transition) {
         let Some(place) = self.pending.iter().position(|p| p.transition == *transition) else { return };
-        self.pending.remove(place);
+        let at = self.pending.remove(place).at;
         let eni = transition.eni();
         let Some(eni) = self.enis.iter_mut().find(|e| e.id == *eni) else { return };
         match transition {
@@ -81,6 +81,32 @@ impl Ec2 {
                 }
             }
             Transition::Detached(_) => eni.attachment = None,
+        }
+        self.history.remember(&self.enis, at);
+    }
+
+    /// Lets no detaching end from now on, or lets all end that are stuck: EC2's are known to hang until they are forced
+    /// ("Use the Force parameter only as a last resort", API reference, DetachNetworkInterface).
+    pub fn set_stuck_detach(&mut self, stuck: bool, now: Timestamp) {
+        self.stuck_detach = stuck;
+        if !stuck {
+            let ids: Vec<EniId> = self.enis.iter().map(|eni| eni.id.clone()).collect();
+            for id in ids {
+                self.unstick(&id, now);
+            }
+        }
+    }
+
+    /// Lets a detaching that is stuck end now.
+    pub(super) fn unstick(&mut self, id: &EniId, now: Timestamp) {
+        let transition = Transition::Detached(id.clone());
+        let detaching = |eni: &EniObservation| {
+            eni.id == *id
+                && eni.attachment.as_ref().is_some_and(|a| a.status == EniAttachmentStatus::Detaching)
+        };
+        let is_pending = self.pending.iter().any(|p| p.transition == transition);
+        if !is_pending && self.enis.iter().any(detaching) {
+            self.schedule(transition, 0, now);
         }
     }
 

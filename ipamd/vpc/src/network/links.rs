@@ -1,15 +1,20 @@
 //! The ENIs' links: what is laid, and the lines that make it what it has to be.
 //!
 //! Owns the comparison of both and the order of the lines. Runs nothing. An ENI of device index n is `v<n+1>` on the
-//! router and `ens<n+5>` on the node. Its source check stands before its link comes up; what the router knows of its
-//! addresses are a route by its link and a permanent neighbour, since nobody on the node answers for them.
+//! router and `ens<n+5>` on the node; those of another network card than the first come 32 later for each card. One
+//! that carries no addresses of IP has no link. Its source check stands before its link comes up; what the router
+//! knows of its addresses are a route by its link and a permanent neighbour, since nobody on the node answers for
+//! them.
 
+use crate::model::EFA_ONLY;
 use eni_proto::ids::{EniId, MacAddr};
 use ipamd_core::cloud::EniObservation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
+/// How many device indexes a network card has room for.
+const PER_CARD: u32 = 32;
 const WRITES: &str = "writing to a string does not fail";
 
 /// What is laid, by ENI.
@@ -19,6 +24,7 @@ pub struct Links(pub(super) BTreeMap<EniId, Link>);
 /// The link of one ENI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Link {
+    /// The device index, counted over the network cards.
     device_index: u32,
     mac: MacAddr,
     addresses: BTreeSet<Ipv4Addr>,
@@ -26,8 +32,9 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn of(eni: &EniObservation) -> Option<Link> {
-        let device_index = eni.attachment.as_ref()?.device_index;
-        let addresses = std::iter::once(eni.primary).chain(eni.secondary.iter().copied()).collect();
+        let attachment = eni.attachment.as_ref().filter(|_| eni.kind != EFA_ONLY)?;
+        let device_index = attachment.device_index + attachment.network_card * PER_CARD;
+        let addresses = eni.all_addresses().collect();
         Some(Link { device_index, mac: eni.mac, addresses })
     }
 

@@ -87,6 +87,7 @@ impl Vpc {
             subnet: self.enis()[0].subnet.clone(),
             security_groups: Vec::new(),
             secondary,
+            prefixes: 0,
             tags: BTreeMap::new(),
             token: String::new(),
         };
@@ -141,7 +142,7 @@ impl Vpc {
         ping.output().expect("ping runs").status.success()
     }
 
-    fn inside(&self, role: &str, program: &str) -> Command {
+    pub(crate) fn inside(&self, role: &str, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}-{role}", self.prefix)).arg(program);
         command

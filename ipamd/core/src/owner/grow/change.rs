@@ -29,6 +29,7 @@ impl Owner {
             subnet,
             security_groups: self.growth.security_groups.clone(),
             secondary,
+            prefixes: 0,
             tags: BTreeMap::from([(INSTANCE_TAG.to_owned(), instance.to_string())]),
             token,
         };
@@ -110,15 +111,22 @@ impl Owner {
         match (mutation, done) {
             (Mutation::Create { .. }, Mutated::Created(eni)) => {
                 self.growth.create_refused = None;
-                if self.pool.eni(&eni.id).is_none() {
-                    let record = eni_sync::record(&eni, 0, EniState::Attaching);
-                    self.pool.put_eni(record.clone());
-                    batch.push(Write::PutEni(record));
-                    self.growth.touched.insert(eni.id.clone(), now);
-                    self.growth.seen.insert(eni.id.clone(), Seen::Available);
+                match (self.pool.eni(&eni.id), eni.primary) {
+                    (None, Some(primary)) => {
+                        let record = eni_sync::record(&eni, primary, 0, EniState::Attaching);
+                        self.pool.put_eni(record.clone());
+                        batch.push(Write::PutEni(record));
+                        self.growth.touched.insert(eni.id.clone(), now);
+                        self.growth.seen.insert(eni.id.clone(), Seen::Available);
+                    }
+                    // Of no use: the looks find it by its tag and give it back.
+                    (None, None) => self.growth.doubt = Some((AGREEING, now)),
+                    (Some(_), _) => {}
                 }
-                for address in eni.secondary.iter().filter(|a| **a != eni.primary) {
-                    batch.extend(self.pool.adopt(*address, &eni.id, now).map(Write::PutAddress));
+                if self.pool.eni(&eni.id).is_some() {
+                    for address in eni.for_containers() {
+                        batch.extend(self.pool.adopt(address, &eni.id, now).map(Write::PutAddress));
+                    }
                 }
             }
             (Mutation::Assign { eni, .. }, Mutated::Assigned(addresses)) => {
@@ -129,7 +137,7 @@ impl Owner {
                 }
                 self.wake_host_net(now);
             }
-            (Mutation::Attach { eni, .. } | Mutation::Detach { eni }, _) => {
+            (Mutation::Attach { eni, .. } | Mutation::Detach { eni, .. }, _) => {
                 if matches!(mutation, Mutation::Attach { .. }) {
                     self.growth.attach_refusals = 0;
                 }
@@ -191,8 +199,10 @@ impl Owner {
             }
             Mutation::Attach { eni, .. }
             | Mutation::Unassign { eni, .. }
-            | Mutation::Detach { eni }
-            | Mutation::Delete { eni } => {
+            | Mutation::Detach { eni, .. }
+            | Mutation::Delete { eni }
+            | Mutation::SetSecurityGroups { eni, .. }
+            | Mutation::SetDeleteOnTermination { eni, .. } => {
                 // Its state is another than we thought: the next look says which.
                 self.growth.held.insert(eni.clone(), (until, error.to_string()));
                 self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);

@@ -157,7 +157,7 @@ impl Owner {
         let growth = &self.growth;
         let assigning = |id: &EniId| {
             let counts = growth.intents.values().filter_map(|i| match &i.record.mutation {
-                Mutation::Assign { eni, count } if eni == id => Some(*count),
+                Mutation::Assign { eni, count, .. } if eni == id => Some(*count),
                 _ => None,
             });
             counts.sum()
@@ -272,7 +272,9 @@ impl Owner {
                 let mutation = Mutation::Attach { eni, instance, device_index };
                 self.mutate(mutation, vec![Write::PutEni(record)], now);
             }
-            Step::Assign { eni, count } => self.mutate(Mutation::Assign { eni, count }, Vec::new(), now),
+            Step::Assign { eni, count } => {
+                self.mutate(Mutation::Assign { eni, count, prefixes: 0 }, Vec::new(), now);
+            }
             Step::Drain { eni } => {
                 self.growth.surplus_since = None;
                 self.change_state(&eni, EniState::Draining, now);
@@ -283,14 +285,18 @@ impl Owner {
                     self.pool.set_state(&eni, EniState::Detaching).map(Write::PutEni).into_iter().collect();
                 batch.extend(self.pool.drop_all_free(&eni).into_iter().map(Write::DeleteAddress));
                 self.wake_host_net(now);
-                self.mutate(Mutation::Detach { eni }, batch, now);
+                let attachment = self.pool.eni(&eni).and_then(|e| e.record.attachment.clone());
+                self.mutate(Mutation::Detach { eni, attachment }, batch, now);
             }
             Step::Abandon { eni } => {
                 self.change_state(&eni, EniState::Deleting, now);
                 let gone = self.pool.drop_all_free(&eni);
                 self.commit(Purpose::Housekeeping, gone.into_iter().map(Write::DeleteAddress).collect(), now);
             }
-            Step::DetachAgain { eni } => self.mutate(Mutation::Detach { eni }, Vec::new(), now),
+            Step::DetachAgain { eni } => {
+                let attachment = self.pool.eni(&eni).and_then(|e| e.record.attachment.clone());
+                self.mutate(Mutation::Detach { eni, attachment }, Vec::new(), now);
+            }
             Step::Delete { eni } => self.mutate(Mutation::Delete { eni }, Vec::new(), now),
         }
     }
