@@ -459,6 +459,7 @@ impl HostKernel for FakeKernel {
             forward: Forward::Open,
             globals: None,
             others: Vec::new(),
+            peer_list: None,
         })
     }
 }

@@ -7,7 +7,6 @@
 
 pub mod control;
 pub mod limits;
-mod limits_table;
 pub mod model;
 
 #[cfg(feature = "client")]
