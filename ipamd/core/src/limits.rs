@@ -2,7 +2,8 @@
 //!
 //! Owns the look-up in the table, which of the two sources counts, the advice for `--max-pods`, and two families that EC2
 //! does not have, whose sizes are in their names: `bench` for room for more than a thousand containers (real types reach
-//! that by prefixes only), `test` for nodes that are full quickly. The table is made from `data/eni-limits.csv` by
+//! that by prefixes only), `test` for nodes that are full quickly; a `p` at the end stands for interfaces that take
+//! prefixes. The table is made from `data/eni-limits.csv` by
 //! `scripts/make-limits`; a test compares them. Does not ask EC2.
 
 mod table;
@@ -14,7 +15,8 @@ use eni_proto::debug::{LimitsView, OthersEniView};
 use std::fmt;
 use table::LIMITS;
 
-/// The families of our own: `bench.8x150` carries 8 network interfaces of 150 addresses each.
+/// The families of our own: `bench.8x150` carries 8 network interfaces of 150 addresses each, `test.3x4p` 3 of 4
+/// addresses or prefixes.
 const SYNTHETIC: [&str; 2] = ["bench.", "test."];
 /// Addresses of a /28.
 const PER_PREFIX: u32 = 16;
@@ -51,18 +53,18 @@ impl fmt::Display for Source {
 pub fn choose(
     instance_type: &str,
     told: Result<InstanceLimits, CloudError>,
-) -> Result<(InstanceLimits, Source), CloudError> {
+) -> Result<(InstanceLimits, Source), Box<CloudError>> {
     match told {
         Ok(limits) => Ok((limits, Source::DescribeInstanceTypes)),
         Err(error) => match of(instance_type) {
             Some(limits) => Ok((limits, Source::Table(error.to_string()))),
-            None => Err(CloudError {
+            None => Err(Box::new(CloudError {
                 message: format!(
                     "{}; the built-in table does not have {instance_type} either",
                     error.message
                 ),
                 ..error
-            }),
+            })),
         },
     }
 }
@@ -70,10 +72,11 @@ pub fn choose(
 /// The limits of an instance type by the table; `None` when it does not have it and it is none of our own.
 pub fn of(instance_type: &str) -> Option<InstanceLimits> {
     if let Some(size) = SYNTHETIC.iter().find_map(|family| instance_type.strip_prefix(family)) {
+        let (size, prefixes) = size.strip_suffix('p').map_or((size, false), |size| (size, true));
         let (enis, addresses) = size.split_once('x')?;
-        let limits = InstanceLimits::new(enis.parse().ok()?, addresses.parse().ok()?);
-        return (limits.enis > 0 && limits.addresses_per_eni > 0)
-            .then_some(InstanceLimits { prefixes: true, ..limits });
+        let limits =
+            InstanceLimits { prefixes, ..InstanceLimits::new(enis.parse().ok()?, addresses.parse().ok()?) };
+        return (limits.enis > 0 && limits.addresses_per_eni > 0).then_some(limits);
     }
     let at = LIMITS.binary_search_by(|row| row.0.cmp(instance_type)).ok()?;
     let (_, enis, addresses_per_eni, prefixes) = LIMITS[at];
@@ -158,7 +161,8 @@ mod tests {
     #[test]
     fn our_own_types_are_told_by_their_names_and_not_in_the_table() {
         assert_eq!(pair(of("bench.8x150")), Some((8, 150)));
-        assert_eq!(pair(of("test.4x6")), Some((4, 6)));
+        assert_eq!(of("test.4x6"), Some(InstanceLimits::new(4, 6)));
+        assert!(of("test.4x6p").unwrap().prefixes);
         assert!(LIMITS.iter().all(|row| SYNTHETIC.iter().all(|family| !row.0.starts_with(family))));
         assert_eq!((of("test.0x6"), of("test.4"), of("bench.x")), (None, None, None));
     }

@@ -243,7 +243,8 @@ fn limits_table(view: &LimitsView) -> String {
 fn pool(view: &PoolView) -> String {
     let rows = view.addresses.iter().map(|a| {
         let held = match (&a.attachment, a.cooling_ms, &a.reason) {
-            (_, _, Some(reason)) => reason.clone(),
+            (Some(key), _, Some(reason)) => format!("{key}, {reason}"),
+            (None, _, Some(reason)) => reason.clone(),
             (Some(key), Some(ms), _) => format!("{key}, {ms} ms to go"),
             (Some(key), None, _) => key.to_string(),
             (None, _, _) => String::new(),

@@ -168,7 +168,7 @@ async fn identify<'a>(
         let told = cloud.enis.describe_limits(&identity.instance_type).await;
         let refused = matches!(&told, Err(error) if error.kind == CloudErrorKind::Unauthorized);
         let again = Instant::now() + if refused { LIMITS_AGAIN } else { Duration::ZERO };
-        let (limits, source) = limits::choose(&identity.instance_type, told)?;
+        let (limits, source) = limits::choose(&identity.instance_type, told).map_err(|error| *error)?;
         done.push(Finished::CloudTold(CloudTold::Limits { limits: limits.clone(), source: source.clone() }));
         *known = Some(Known { identity, limits, source, again });
     }

@@ -78,7 +78,7 @@ pub(super) fn of(
         SkipReason::Kind(eni.kind.clone())
     } else if here.is_some_and(|at| at.network_card > 0) {
         SkipReason::NetworkCard
-    } else if NO_MANAGE_TAGS.iter().any(|tag| tagged(&tag)) {
+    } else if NO_MANAGE_TAGS.iter().any(tagged) {
         if known {
             return Standing::Frozen;
         }

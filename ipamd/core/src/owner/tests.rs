@@ -73,7 +73,7 @@ struct Bench {
     /// What was asked of EC2.
     mutations: Vec<Mutation>,
     /// What EC2 answers to it.
-    mutated: fn(&Mutation) -> Result<Mutated, CloudError>,
+    mutated: fn(&Mutation) -> Completion,
     /// The names that were to be resolved.
     names: Vec<String>,
     /// What the kernel says to a step that it refuses.
@@ -332,7 +332,7 @@ impl Bench {
                 assert!(intent, "{mutation:?} was called without its intent");
                 let done = (self.mutated)(&mutation);
                 self.mutations.push(mutation);
-                Completion::Mutated(done)
+                done
             }
             EffectKind::Resolve(names) => {
                 self.names.extend(names.iter().map(|(_, name)| name.clone()));

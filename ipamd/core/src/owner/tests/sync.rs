@@ -32,11 +32,11 @@ fn without_the_first(seen: &mut CloudObservation) {
 }
 
 /// EC2 refuses whatever it is asked for.
-fn refuses(mutation: &Mutation) -> Result<Mutated, CloudError> {
-    Err(CloudError {
+fn refuses(mutation: &Mutation) -> Completion {
+    Completion::Mutated(Err(CloudError {
         code: Some("UnauthorizedOperation".into()),
         ..CloudError::new(CloudErrorKind::Unauthorized, mutation.call(), "no")
-    })
+    }))
 }
 
 /// A second ENI of ours, with one address.
@@ -214,11 +214,11 @@ fn changed_security_groups_are_applied_by_an_intent_and_a_refusal_stops_nothing_
         seen.enis[0].security_groups = vec!["sg-2".into()];
         seen.enis[1].security_groups = vec!["sg-1".into()];
     };
-    bench.mutated = |_| Ok(Mutated::Done);
+    bench.mutated = |_| Completion::Mutated(Ok(Mutated::Done));
     look(&mut bench, 1);
     let eni: eni_proto::ids::EniId = "eni-2".parse().unwrap();
-    let wanted = Mutation::SetSecurityGroups { eni: eni.clone(), security_groups: vec!["sg-2".into()] };
-    assert_eq!(bench.mutations, [wanted.clone()]);
+    let wanted = Mutation::SetSecurityGroups { eni, security_groups: vec!["sg-2".into()] };
+    assert_eq!(bench.mutations, [wanted]);
     assert_eq!(bench.stored.intents, []);
     bench.mutated = refuses;
     look(&mut bench, 1);
@@ -231,7 +231,7 @@ fn changed_security_groups_are_applied_by_an_intent_and_a_refusal_stops_nothing_
     assert!(!reasons(&bench).contains("does not grow"), "{}", reasons(&bench));
     look(&mut bench, 3);
     assert_eq!(bench.mutations.len(), 2, "it is left alone for minutes");
-    bench.mutated = |_| Ok(Mutated::Done);
+    bench.mutated = |_| Completion::Mutated(Ok(Mutated::Done));
     bench.pass(Duration::from_secs(300));
     assert_eq!(bench.mutations.len(), 3);
     bench.cloud_tells = |seen| {
