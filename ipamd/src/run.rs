@@ -227,7 +227,6 @@ async fn serve(
     let mut time = tokio::task::spawn_local(main_loop::keep_time(this.clone()));
     let mut asked = tokio::task::spawn_local(main_loop::answer_queries(this.clone(), received));
     let mut accepting = tokio::task::spawn_local(cni::accept(this.clone(), listener));
-    info!(socket = %socket.display(), "serving");
     this.step("serving: DEL and STATUS, and ADD as far as it is recorded");
     tokio::select! {
         biased;

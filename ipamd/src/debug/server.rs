@@ -113,10 +113,11 @@ async fn answer(
     caller: Caller,
 ) -> Body {
     let metrics_only = caller == Caller::Anybody;
-    if request.method() == Method::POST && !metrics_only {
-        if let Some(named) = request.uri().path().strip_prefix(SWITCHES) {
-            return set_switch(named, request.uri().query(), queries, caller).await;
-        }
+    if request.method() == Method::POST
+        && !metrics_only
+        && let Some(named) = request.uri().path().strip_prefix(SWITCHES)
+    {
+        return set_switch(named, request.uri().query(), queries, caller).await;
     }
     if request.method() != Method::GET {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here".to_owned());

@@ -4,6 +4,7 @@
 //! changes, each a task of its own, bounded in number; and resolving the private DNS names of ENIs. An answer that failed
 //! in any part is an error, never a smaller observation. Does not plan.
 
+use crate::clock;
 use crate::completions::{CompletionSender, Finished};
 use eni_proto::ids::EniId;
 use ipamd_core::cloud::{
@@ -12,10 +13,11 @@ use ipamd_core::cloud::{
 };
 use ipamd_core::limits::{self, Source};
 use ipamd_core::owner::event::{CloudTold, Completion, EffectId};
+use ipamd_core::time::Timestamp;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 
 /// Looks are single flight by the driver, changes one per ENI: this holds what a whole node can ask at once.
@@ -50,7 +52,7 @@ struct Known {
     identity: InstanceIdentity,
     limits: InstanceLimits,
     source: Source,
-    again: Instant,
+    again: Timestamp,
 }
 
 /// The queue to the cloud's task.
@@ -155,7 +157,7 @@ async fn identify<'a>(
 ) -> Result<&'a Known, CloudError> {
     let identity = match &*known {
         Some(known) if known.source == Source::DescribeInstanceTypes => None,
-        Some(known) if Instant::now() < known.again => None,
+        Some(known) if clock::now() < known.again => None,
         Some(known) => Some(known.identity.clone()),
         None => {
             let identity = cloud.metadata.identity().await.map_err(explained)?;
@@ -167,7 +169,7 @@ async fn identify<'a>(
     if let Some(identity) = identity {
         let told = cloud.enis.describe_limits(&identity.instance_type).await;
         let refused = matches!(&told, Err(error) if error.kind == CloudErrorKind::Unauthorized);
-        let again = Instant::now() + if refused { LIMITS_AGAIN } else { Duration::ZERO };
+        let again = clock::now() + if refused { LIMITS_AGAIN } else { Duration::ZERO };
         let (limits, source) = limits::choose(&identity.instance_type, told).map_err(|error| *error)?;
         done.push(Finished::CloudTold(CloudTold::Limits { limits: limits.clone(), source: source.clone() }));
         *known = Some(Known { identity, limits, source, again });

@@ -56,7 +56,7 @@ defs! {
     CLOUD_AGE_SECONDS = "cloud_age_seconds", "gauge", "", "Seconds since the last look at EC2 began that was compared; 0 before the first";
     RECONCILER_PASSES = "reconciler_passes", "counter", "reconciler: eni_sync, host_net, capacity; outcome: ok, failed", "Passes of each reconciler";
     LOG_LINES_DROPPED = "log_lines_dropped", "counter", "", "Log lines that were dropped because stderr was not read in time";
-    EC2_CHANGES = "ec2_changes", "counter", "call: the six calls that change an ENI, as EC2 names them; outcome: ok, failed", "Changes asked of EC2";
+    EC2_CHANGES = "ec2_changes", "counter", "call: the seven calls that change an ENI, as EC2 names them; outcome: ok, failed", "Changes asked of EC2";
     REFUSED = "refused_requests", "counter", "reason: too_many, not_root, slow, bad_frame, bad_request", "Connections and requests of cni.sock that were refused";
 }
 
