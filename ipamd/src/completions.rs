@@ -6,7 +6,7 @@
 use crate::queue::{Receiver, Sender, bounded};
 use eni_proto::spool::Tombstone;
 use ipamd_core::kernel::Trigger;
-use ipamd_core::owner::event::{Completion, EffectId, OpId};
+use ipamd_core::owner::event::{CloudTold, Completion, EffectId, OpId};
 use ipamd_netlink::sandbox::SandboxSocket;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub enum Finished {
     },
     /// A link that was waited for is there.
     LinkSeen,
+    /// A part of a look at the cloud has come before the rest.
+    CloudTold(CloudTold),
     /// Others have changed the host's network.
     HostChanged(BTreeSet<Trigger>),
     /// The store's reserve: why there is none, or that there is one again.

@@ -5,7 +5,7 @@
 
 use crate::clock;
 use crate::completions::Completions;
-use crate::debug::query::Query;
+use crate::debug::query::{Query, Want};
 use crate::metrics::Metrics;
 use crate::queries;
 use crate::shell::Shell;
@@ -99,6 +99,12 @@ impl Loop {
         self.rearm();
     }
 
+    /// A step of the start is done.
+    pub fn step(&self, step: &str) {
+        let done = queries::step(&self.about, step, clock::now());
+        tracing::info!(step, at_ms = done, "start");
+    }
+
     /// What STATUS answers: whether this node can ever serve ADD now, not whether an address is free.
     pub fn status(&self) -> reply::Outcome {
         let health = self.shell.borrow_mut().owner().health();
@@ -162,6 +168,9 @@ async fn sleep(wait: Option<Duration>) {
 /// Answers the outer runtime's queries.
 pub async fn answer_queries(this: Rc<Loop>, mut queries: mpsc::Receiver<Query>) {
     while let Some(query) = queries.recv().await {
+        if let Want::Switch { switch, on } = query.want {
+            this.handle(Event::Switch { switch, on });
+        }
         let snapshot = {
             let mut shell = this.shell.borrow_mut();
             queries::answer(shell.owner(), query.want, &this.about, clock::now())

@@ -4,6 +4,7 @@
 //! `address`, `reconciler`, `reason`, `ifindex`.
 
 use crate::metrics::{Metrics, Outcome as MetricOutcome, Phase, TombstoneOutcome, Verb as MetricVerb};
+use ipamd_core::limits::Source;
 use ipamd_core::owner::event::{Ending, Note, Phases, Verb};
 use std::time::Duration;
 use tracing::{debug, info, warn};
@@ -61,22 +62,6 @@ pub fn record(note: &Note, metrics: &Metrics) {
         Note::UnwireFailed { attachment, cause } => {
             warn!(attachment = %attachment.key, reason = cause, "a sandbox was not taken off whole; its link is reaped");
         }
-        Note::PoolChanged { arrived, left, missing } => {
-            info!(arrived = arrived.len(), left = ?left, "the pool changed");
-            if !missing.is_empty() {
-                warn!(addresses = ?missing, "EC2 does not name addresses that containers hold: kept");
-            }
-        }
-        Note::Mutated { call, eni, error } => {
-            metrics.ec2_call(call, error.is_none());
-            let eni = eni.as_ref().map(ToString::to_string).unwrap_or_default();
-            match error {
-                None => info!(call, eni, "EC2 was changed"),
-                Some(error) => warn!(call, eni, reason = %error, "EC2 was not changed"),
-            }
-        }
-        Note::EniState { eni, state } => info!(%eni, state = state.name(), "an ENI's state changed"),
-        Note::EniGone { eni } => info!(%eni, "an ENI has left"),
         Note::HostApplied { steps, failed } => {
             metrics.host_steps(*steps, failed.len());
             info!(steps, failed = failed.len(), "steps on the host's network");
@@ -100,6 +85,50 @@ pub fn record(note: &Note, metrics: &Metrics) {
         }
         Note::PassFailed { reconciler, cause } => warn!(reconciler, reason = cause, "a pass failed"),
         Note::Ready => info!("ready: ADD is served"),
+        of_cloud => record_cloud(of_cloud, metrics),
+    }
+}
+
+/// Notes of the cloud, of the start and of switches.
+fn record_cloud(note: &Note, metrics: &Metrics) {
+    match note {
+        Note::PoolChanged { arrived, left, missing } => {
+            info!(arrived = arrived.len(), left = ?left, "the pool changed");
+            if !missing.is_empty() {
+                warn!(addresses = ?missing, "EC2 does not name addresses that containers hold: kept");
+            }
+        }
+        Note::Mutated { call, eni, error } => {
+            metrics.ec2_call(call, error.is_none());
+            let eni = eni.as_ref().map(ToString::to_string).unwrap_or_default();
+            match error {
+                None => info!(call, eni, "EC2 was changed"),
+                Some(error) => warn!(call, eni, reason = %error, "EC2 was not changed"),
+            }
+        }
+        Note::EniState { eni, state } => info!(%eni, state = state.name(), "an ENI's state changed"),
+        Note::EniGone { eni } => info!(%eni, "an ENI has left"),
+        Note::StartStep { text } => info!(step = text, "start"),
+        Note::Limits { source } => match source {
+            Source::DescribeInstanceTypes => info!(%source, "what the instance type carries is known"),
+            Source::Table(_) => warn!(%source, "what the instance type carries is known"),
+        },
+        Note::PrimaryFound { eni, address, source } => {
+            warn!(%eni, %address, source = source.name(), "EC2 did not tell an ENI's primary address");
+        }
+        Note::Quarantined { taken, back } => {
+            if !taken.is_empty() {
+                warn!(addresses = ?taken, "quarantined: EC2 does not name them for this instance, and containers hold them");
+            }
+            if !back.is_empty() {
+                info!(addresses = ?back, "out of quarantine: EC2 names them again");
+            }
+        }
+        Note::Switched { switch, on } => {
+            warn!(switch = switch.name(), on, "switched by debug.sock, until the next start");
+        }
+        // `record` has words for the others.
+        _ => debug!(?note, "a note"),
     }
 }
 

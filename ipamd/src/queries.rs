@@ -4,9 +4,11 @@
 //! Arc. Runs on the main loop.
 
 use crate::debug::query::{Snapshot, Want};
-use eni_proto::debug::{StartStep, StatusView};
-use ipamd_core::owner::Owner;
+use eni_proto::debug::{StartStep, StatusView, SwitchView};
+use ipamd_core::owner::{Owner, Switch};
 use ipamd_core::time::Timestamp;
+use std::cell::RefCell;
+use std::time::Duration;
 
 /// What of the process itself is shown.
 #[derive(Debug, Clone)]
@@ -14,9 +16,40 @@ pub struct About {
     /// When it began.
     pub began: Timestamp,
     /// The steps of its start, in order.
-    pub start: Vec<StartStep>,
+    pub start: RefCell<Vec<StartStep>>,
     /// What the start found worth a word, for as long as it runs.
     pub notes: Vec<String>,
+}
+
+/// Puts down that a step of the start is done; when, in milliseconds since the process began.
+pub fn step(about: &About, step: &str, now: Timestamp) -> u64 {
+    let at_ms = millis(now - about.began);
+    about.start.borrow_mut().push(StartStep { step: step.to_owned(), at_ms });
+    at_ms
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How the switches stand.
+fn switches(owner: &Owner) -> Vec<SwitchView> {
+    let view = |switch: Switch| {
+        let (on, configured) = owner.switch(switch);
+        SwitchView { name: switch.name().to_owned(), on, configured }
+    };
+    Switch::ALL.map(view).into()
+}
+
+/// The steps of the start: the process's own, and those that the owner has seen done.
+fn start(owner: &Owner, about: &About) -> Vec<StartStep> {
+    let later = owner
+        .start_steps()
+        .iter()
+        .map(|(at, text)| StartStep { step: text.clone(), at_ms: millis(at.since(about.began)) });
+    let mut steps: Vec<StartStep> = about.start.borrow().iter().cloned().chain(later).collect();
+    steps.sort_by_key(|step| step.at_ms);
+    steps
 }
 
 /// Answers one query.
@@ -25,6 +58,8 @@ pub fn answer(owner: &mut Owner, want: Want, about: &About, now: Timestamp) -> S
     let mut snapshot = Snapshot {
         now,
         status: None,
+        switches: Vec::new(),
+        limits: None,
         addresses: Vec::new(),
         enis: Vec::new(),
         attachments: Vec::new(),
@@ -38,6 +73,11 @@ pub fn answer(owner: &mut Owner, want: Want, about: &About, now: Timestamp) -> S
             snapshot.enis = enis(owner);
             snapshot.addresses = owner.pool().addresses().cloned().collect();
         }
+        Want::Limits => {
+            snapshot.limits = owner.limits_view();
+            snapshot.status = Some(status(owner, counts, about, now));
+        }
+        Want::Switches | Want::Switch { .. } => snapshot.switches = switches(owner),
         Want::Attachments => snapshot.attachments = owner.attachments(),
         Want::Gauges => {
             snapshot.status = Some(status(owner, counts, about, now));
@@ -67,9 +107,11 @@ fn status(owner: &Owner, pool: eni_proto::debug::PoolCounts, about: &About, now:
         instance_type: instance.map(|i| i.instance_type.clone()),
         pool,
         attachments,
-        start: about.start.clone(),
-        uptime_ms: u64::try_from((now - about.began).as_millis()).unwrap_or(u64::MAX),
+        start: start(owner, about),
+        uptime_ms: millis(now - about.began),
         reconcilers: owner.reconcilers(),
         host_reports: owner.host_reports().into_iter().map(|(kind, n)| (kind.to_owned(), n)).collect(),
+        switches: switches(owner),
+        cloud_age_ms: owner.cloud_age(now).map(millis),
     }
 }

@@ -1,7 +1,7 @@
 //! The composition root: what ipamd is made of, and in which order it starts and ends.
 //!
 //! Owns the start sequence (lock, store, one look at the host, owner, spool, threads, sockets), the runtimes and the way
-//! out. Every step is timed for `ipamctl status`. Decides nothing about addresses.
+//! out. Every step is timed for `ipamctl status`; those that need the cloud are the owner's (`owner::start`). Decides nothing about addresses.
 
 use crate::completions::{CompletionSender, Finished, completions};
 use crate::config::Config;
@@ -181,7 +181,7 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
     }
     let shell = Shell::new(owner, outcome, executors, metrics.clone());
     steps.done("threads");
-    let about = About { began: steps.began, start: steps.done, notes };
+    let about = About { began: steps.began, start: steps.done.into(), notes };
     let this = Loop::new(shell, host_cookie, metrics.clone(), about, config.sockets.max_connections);
     let main = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -213,6 +213,10 @@ fn owner_config(config: &Config) -> OwnerConfig {
         adopt_links: config.data_plane.adopt_links,
         status_grace: config.timing.status_grace,
         fail_when_full: config.pool.fail_when_full,
+        no_cloud: config.cloud.no_cloud,
+        security_groups: config.cloud.security_groups.clone(),
+        ignore_peer: config.data_plane.ignore_peer,
+        block_metadata: config.data_plane.block_metadata,
     }
 }
 
@@ -224,6 +228,7 @@ async fn serve(
 ) -> Result<(), StartError> {
     // The DELs of the time without an ipamd are in their keys' lanes before the first ADD is.
     this.take_in(&finished);
+    this.step("spool read");
     let socket = config.socket();
     let listener = cni::bind(&socket).map_err(|source| socket_error(&socket, source))?;
     let (queries, received) = QueryClient::channel();
@@ -232,7 +237,7 @@ async fn serve(
     let mut time = tokio::task::spawn_local(main_loop::keep_time(this.clone()));
     let mut asked = tokio::task::spawn_local(main_loop::answer_queries(this.clone(), received));
     let mut accepting = tokio::task::spawn_local(cni::accept(this.clone(), listener));
-    info!(socket = %socket.display(), "serving");
+    this.step("serving: DEL and STATUS, and ADD as far as it is recorded");
     tokio::select! {
         biased;
         // Cancel safe: it only waits.

@@ -126,6 +126,7 @@ impl Shell {
         match finished {
             Finished::Effect { effect, completion } => self.completed(effect, completion),
             Finished::LinkSeen => self.handle(Event::LinkSeen),
+            Finished::CloudTold(told) => self.handle(Event::CloudTold(told)),
             Finished::HostChanged(triggers) => self.handle(Event::HostChanged(triggers)),
             Finished::Reserve(missing) => self.handle(Event::StoreReserve(missing)),
             Finished::Tombstone(tombstone) => {
@@ -262,6 +263,13 @@ impl Shell {
             }
             EffectKind::ObserveCloud { tagged } => (!self.executors.cloud.observe(id, tagged))
                 .then(|| Completion::CloudObserved(Err("the cloud's queue is full".to_owned()))),
+            EffectKind::Resolve(names) => {
+                let refused = self.executors.cloud.resolve(id, names);
+                refused.map(|names| {
+                    let full = |(eni, _)| (eni, Err("the cloud's queue is full".to_owned()));
+                    Completion::Resolved(names.into_iter().map(full).collect())
+                })
+            }
             EffectKind::Mutate(mutation) => {
                 let call = mutation.call();
                 (!self.executors.cloud.mutate(id, mutation))
@@ -324,7 +332,7 @@ fn is_failure(completion: &Completion) -> bool {
         Completion::Mutated(result) => result.is_err(),
         Completion::Consulted(result) => result.is_err(),
         Completion::HostApplied(failed) => !failed.is_empty(),
-        Completion::Reaped(_) | Completion::SandboxesChecked(_) => false,
+        Completion::Reaped(_) | Completion::SandboxesChecked(_) | Completion::Resolved(_) => false,
         Completion::Blank(_) | Completion::Skipped => true,
     }
 }

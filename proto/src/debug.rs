@@ -37,6 +37,61 @@ pub struct StatusView {
     /// What on the host is not as it should be and is left alone, by kind; `reasons` has the words.
     #[serde(default)]
     pub host_reports: BTreeMap<String, usize>,
+    /// What an operator may switch.
+    #[serde(default)]
+    pub switches: Vec<SwitchView>,
+    /// Milliseconds since the last look at EC2 began that was compared; none before the first.
+    #[serde(default)]
+    pub cloud_age_ms: Option<u64>,
+}
+
+/// `GET /v1/switches`: one row per switch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchView {
+    /// `no-release`, `no-cloud`.
+    pub name: String,
+    /// Whether it is on.
+    pub on: bool,
+    /// Whether the configuration has it on: how it stands after the next start.
+    pub configured: bool,
+}
+
+/// `GET /v1/limits`: what the instance type carries, and how many pods follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsView {
+    /// The type.
+    pub instance_type: String,
+    /// Who told: `DescribeInstanceTypes`, or the built-in table and why.
+    pub source: String,
+    /// ENIs on network card 0.
+    pub enis: u32,
+    /// IPv4 addresses of each, its own included.
+    pub addresses_per_eni: u32,
+    /// Whether they take prefixes.
+    pub prefixes: bool,
+    /// vCPUs, when known.
+    pub vcpus: Option<u32>,
+    /// ENIs of the instance that are left alone.
+    pub others: Vec<OthersEniView>,
+    /// `--max-pods` with single addresses: ENIs × (addresses − 1) + 2, the others' taken off.
+    pub max_pods_addresses: u32,
+    /// `--max-pods` with prefixes, capped; none where ENIs take none.
+    pub max_pods_prefixes: Option<u32>,
+    /// What that is capped at.
+    pub max_pods_cap: u32,
+}
+
+/// An ENI of the instance that is left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OthersEniView {
+    /// The ENI.
+    pub id: EniId,
+    /// Its device index.
+    pub device_index: u32,
+    /// Its network card: one on card 0 takes a place of the limit.
+    pub network_card: u32,
+    /// Why it is left alone.
+    pub reason: String,
 }
 
 /// A step of the start sequence that is done.

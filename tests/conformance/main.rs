@@ -9,6 +9,7 @@ mod bad_input;
 mod check;
 mod container;
 mod gc;
+mod operator;
 mod service;
 mod sockets;
 mod spool;

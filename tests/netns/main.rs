@@ -9,6 +9,7 @@
 mod filter;
 mod growth;
 mod instances;
+mod metadata;
 mod paths;
 mod process;
 mod repair;

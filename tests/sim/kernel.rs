@@ -465,6 +465,7 @@ impl HostKernel for FakeKernel {
             forward: Forward::Open,
             globals: None,
             others: Vec::new(),
+            peer_list: None,
         })
     }
 }

@@ -280,7 +280,12 @@ impl History {
         let record = record.unwrap_or_else(|| panic!("ADD of {key} was answered before its commit"));
         assert_eq!(record.netns_cookie, cookie, "the record names the sandbox");
         let held = self.world.stored.addresses.iter().find(|a| a.address == address).expect("a record");
-        assert!(matches!(&held.state, AddressState::Allocated { attachment } if *attachment == record.id()));
+        let holder = match &held.state {
+            AddressState::Allocated { attachment } => Some(attachment),
+            AddressState::Quarantined { attachment, .. } => attachment.as_ref(),
+            AddressState::Free { .. } | AddressState::Cooling { .. } => None,
+        };
+        assert_eq!(holder, Some(&record.id()), "{:?}", held.state);
     }
 
     fn sandbox(&mut self, container: u8) -> NetnsCookie {
@@ -642,6 +647,7 @@ fn name(kind: &EffectKind) -> &'static str {
         EffectKind::ApplyHost(_) => "apply host",
         EffectKind::CheckSandboxes(_) => "check sandboxes",
         EffectKind::ObserveCloud { .. } => "observe cloud",
+        EffectKind::Resolve(_) => "resolve names",
         EffectKind::Mutate(mutation) => mutation.call(),
         EffectKind::WatchLinks(_) => "watch links",
         EffectKind::Consult(_) => "consult",

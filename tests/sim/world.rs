@@ -274,6 +274,10 @@ impl World {
             EffectKind::ObserveCloud { tagged } => {
                 Completion::CloudObserved(self.look(*tagged).map_err(|e| e.to_string()))
             }
+            EffectKind::Resolve(names) => {
+                let none = |(eni, _): &(EniId, String)| (eni.clone(), Err("no such host".to_owned()));
+                Completion::Resolved(names.iter().map(none).collect())
+            }
             EffectKind::Mutate(mutation) => Completion::Mutated(self.mutate(mutation, fault)),
             EffectKind::Consult(_) if fault != Fault::None => Completion::Consulted(Err("EIO".into())),
             EffectKind::Consult(_) if self.lie == Some(Lie::Spool) => Completion::Consulted(Ok(None)),

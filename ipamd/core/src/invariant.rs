@@ -22,7 +22,8 @@ pub fn check(owner: &Owner) -> Vec<Violation> {
     one_link_each(&records, &mut broken);
     for record in owner.pool().addresses() {
         match &record.state {
-            AddressState::Allocated { attachment } => match by_id.get(attachment) {
+            AddressState::Allocated { attachment }
+            | AddressState::Quarantined { attachment: Some(attachment), .. } => match by_id.get(attachment) {
                 Some(holder) if holder.state == AttachmentState::Dying => {
                     broken.push(format!("{} is allocated to {attachment:?}, which is dying", record.address));
                 }
@@ -46,9 +47,13 @@ pub fn check(owner: &Owner) -> Vec<Violation> {
     }
     for record in records.iter().filter(|r| r.state != AttachmentState::Dying) {
         for address in &record.addresses {
-            let held = owner.pool().address(*address).is_some_and(
-                |a| matches!(&a.state, AddressState::Allocated { attachment } if *attachment == record.id()),
-            );
+            let held = owner.pool().address(*address).is_some_and(|a| match &a.state {
+                AddressState::Allocated { attachment }
+                | AddressState::Quarantined { attachment: Some(attachment), .. } => {
+                    *attachment == record.id()
+                }
+                _ => false,
+            });
             if !held {
                 broken.push(format!("{:?} has {address}, which the pool does not hold for it", record.id()));
             }

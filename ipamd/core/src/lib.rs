@@ -16,6 +16,7 @@ pub mod gc;
 pub mod host_net;
 pub mod invariant;
 pub mod kernel;
+pub mod limits;
 pub mod owner;
 pub mod pool;
 pub mod reconcile;

@@ -125,6 +125,7 @@ impl Host {
             forward: Forward::Unknown,
             globals: others::globals(),
             others,
+            peer_list: others::peer_list(),
         })
     }
 }

@@ -46,6 +46,12 @@ fn of_lists(names: &[String]) -> Vec<String> {
     signs
 }
 
+/// amazon-vpc-cni's list, when it is there.
+pub(crate) fn peer_list() -> Option<String> {
+    let path = format!("{LISTS}/{PEER_LIST}");
+    fs::exists(&path).unwrap_or(false).then_some(path)
+}
+
 /// The whole network namespace's settings; none where /proc does not tell all of them.
 pub(crate) fn globals() -> Option<GlobalSettings> {
     let read = |name: &str| {

@@ -55,6 +55,10 @@ pub struct Paths {
 pub struct Cloud {
     /// The embedded VPC's control socket.
     pub control: PathBuf,
+    /// EC2 and the metadata service are neither asked nor changed.
+    pub no_cloud: bool,
+    /// The security groups of our ENIs; empty: the primary's.
+    pub security_groups: Vec<String>,
 }
 
 /// The pool.
@@ -81,6 +85,10 @@ pub struct DataPlane {
     pub extra_vpc_cidrs: Vec<Ipv4Net>,
     /// Take off the secondary ENIs' links what others put there and what breaks ours.
     pub adopt_links: bool,
+    /// Wire although amazon-vpc-cni is active on the node.
+    pub ignore_peer: bool,
+    /// Drop what pods send to the instance metadata service.
+    pub block_metadata: bool,
 }
 
 /// The sockets' bounds.

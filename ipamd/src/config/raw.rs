@@ -38,6 +38,8 @@ struct RawPaths {
 struct RawCloud {
     kind: String,
     control: String,
+    no_cloud: bool,
+    security_groups: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -73,6 +75,8 @@ struct RawDataPlane {
     snat: bool,
     extra_vpc_cidrs: Vec<String>,
     adopt_links: bool,
+    ignore_peer: bool,
+    block_metadata: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -130,7 +134,12 @@ impl Default for RawPaths {
 
 impl Default for RawCloud {
     fn default() -> Self {
-        RawCloud { kind: "embedded".into(), control: "/run/embedded-vpc/control.sock".into() }
+        RawCloud {
+            kind: "embedded".into(),
+            control: "/run/embedded-vpc/control.sock".into(),
+            no_cloud: false,
+            security_groups: Vec::new(),
+        }
     }
 }
 
@@ -155,6 +164,8 @@ impl Default for RawDataPlane {
             snat: true,
             extra_vpc_cidrs: Vec::new(),
             adopt_links: true,
+            ignore_peer: false,
+            block_metadata: false,
         }
     }
 }
@@ -219,6 +230,31 @@ fn within<T: PartialOrd + ToString + Copy>(
     if value >= low && value <= high { Ok(value) } else { Err(broken(key, &value, rule)) }
 }
 
+/// The most security groups of an ENI (Amazon VPC quotas, "Security groups per network interface": 5, at most 16).
+const MOST_GROUPS: usize = 16;
+
+fn groups(ids: Vec<String>) -> Result<Vec<String>, Broken> {
+    let is_id = |id: &String| id.strip_prefix("sg-").is_some_and(|rest| !rest.is_empty());
+    if ids.len() <= MOST_GROUPS && ids.iter().all(is_id) {
+        return Ok(ids);
+    }
+    let rule = "must be at most 16 ids of security groups, as \"sg-0123456789abcdef0\"";
+    Err(broken("cloud.security_groups", &format!("{ids:?}"), rule))
+}
+
+impl RawCloud {
+    fn validate(self) -> Result<Cloud, Broken> {
+        if self.kind != "embedded" {
+            return Err(broken("cloud.kind", &format!("{:?}", self.kind), "must be \"embedded\""));
+        }
+        Ok(Cloud {
+            control: absolute("cloud.control", &self.control)?,
+            no_cloud: self.no_cloud,
+            security_groups: groups(self.security_groups)?,
+        })
+    }
+}
+
 impl Raw {
     pub(super) fn validate(self) -> Result<Config, Broken> {
         within("version", self.version, 1, 1, "must be 1")?;
@@ -231,9 +267,7 @@ impl Raw {
             "" => run_dir.join("spool"),
             text => absolute("paths.spool", text)?,
         };
-        if self.cloud.kind != "embedded" {
-            return Err(broken("cloud.kind", &format!("{:?}", self.cloud.kind), "must be \"embedded\""));
-        }
+        let cloud = self.cloud.validate()?;
         let cidrs = self.data_plane.extra_vpc_cidrs.iter().map(|text| {
             let rule = "must be IPv4 CIDRs without host bits, as \"10.2.0.0/16\"";
             let cidr: Option<Ipv4Net> = text.parse().ok();
@@ -286,7 +320,7 @@ impl Raw {
             within("sockets.max_waiters", self.sockets.max_waiters, 1, 65_536, "must be 1 to 65536")?;
         Ok(Config {
             paths: Paths { run_dir, store, spool },
-            cloud: Cloud { control: absolute("cloud.control", &self.cloud.control)? },
+            cloud,
             pool: Pool {
                 cooldown: Duration::from_millis(cooldown),
                 fail_when_full: self.pool.status_when_full == WhenFull::Fail,
@@ -304,6 +338,8 @@ impl Raw {
                 snat: self.data_plane.snat,
                 extra_vpc_cidrs: cidrs.collect::<Result<_, _>>()?,
                 adopt_links: self.data_plane.adopt_links,
+                ignore_peer: self.data_plane.ignore_peer,
+                block_metadata: self.data_plane.block_metadata,
             },
             sockets: Sockets { max_connections: seats, max_waiters: waiters },
             metrics: MetricsConfig { listen },
@@ -333,7 +369,12 @@ impl From<&Config> for Raw {
                 store: config.paths.store.display().to_string(),
                 spool: config.paths.spool.display().to_string(),
             },
-            cloud: RawCloud { kind: "embedded".into(), control: config.cloud.control.display().to_string() },
+            cloud: RawCloud {
+                kind: "embedded".into(),
+                control: config.cloud.control.display().to_string(),
+                no_cloud: config.cloud.no_cloud,
+                security_groups: config.cloud.security_groups.clone(),
+            },
             pool: RawPool {
                 cooldown_ms: millis(config.pool.cooldown),
                 status_when_full: if config.pool.fail_when_full { WhenFull::Fail } else { WhenFull::Ok },
@@ -351,6 +392,8 @@ impl From<&Config> for Raw {
                 snat: config.data_plane.snat,
                 extra_vpc_cidrs: cidrs,
                 adopt_links: config.data_plane.adopt_links,
+                ignore_peer: config.data_plane.ignore_peer,
+                block_metadata: config.data_plane.block_metadata,
             },
             sockets: RawSockets {
                 max_connections: config.sockets.max_connections,

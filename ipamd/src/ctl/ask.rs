@@ -1,11 +1,11 @@
-//! One GET over `debug.sock`.
+//! One request over `debug.sock`.
 //!
 //! Owns the connection, its deadline, and errors that say what to do.
 
 use eni_proto::debug::Refusal;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
 use hyper::body::Bytes;
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,9 @@ pub(super) enum AskError {
     /// The answer is not understood.
     #[error("ipamd's answer is not understood: {0}")]
     Answer(String),
+    /// The built-in table does not have the type.
+    #[error("the built-in table does not have the instance type {0}")]
+    UnknownType(String),
     /// It took too long.
     #[error("ipamd did not answer within {} s", ANSWER.as_secs())]
     Slow,
@@ -46,19 +49,21 @@ impl AskError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             AskError::Unreachable { .. } | AskError::Slow => 3,
-            AskError::Refused(_) | AskError::Answer(_) => 4,
+            AskError::Refused(_) | AskError::Answer(_) | AskError::UnknownType(_) => 4,
         }
     }
 }
 
 /// Asks for a path; the body of the answer.
-pub(super) fn ask(socket: &Path, path: &str) -> Result<Vec<u8>, AskError> {
+pub(super) fn ask(socket: &Path, method: Method, path: &str) -> Result<Vec<u8>, AskError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| AskError::Answer(error.to_string()))?;
-    runtime.block_on(async { timeout(ANSWER, get(socket, path)).await.unwrap_or(Err(AskError::Slow)) })
+    runtime.block_on(async {
+        timeout(ANSWER, request(socket, method, path)).await.unwrap_or(Err(AskError::Slow))
+    })
 }
 
-async fn get(socket: &Path, path: &str) -> Result<Vec<u8>, AskError> {
+async fn request(socket: &Path, method: Method, path: &str) -> Result<Vec<u8>, AskError> {
     let stream = UnixStream::connect(socket).await.map_err(|cause| {
         let advice = match cause.kind() {
             io::ErrorKind::PermissionDenied => "ask as root or as a member of the group that ipamd runs with",
@@ -71,7 +76,8 @@ async fn get(socket: &Path, path: &str) -> Result<Vec<u8>, AskError> {
         .await
         .map_err(|error| answer(error.to_string()))?;
     tokio::spawn(connection);
-    let request = Request::get(path).header("host", "ipamd").body(Empty::<Bytes>::new());
+    let request =
+        Request::builder().method(method).uri(path).header("host", "ipamd").body(Empty::<Bytes>::new());
     let request = request.map_err(|error| answer(error.to_string()))?;
     let response = sender.send_request(request).await.map_err(|error| answer(error.to_string()))?;
     let status = response.status();

@@ -8,7 +8,9 @@ mod table;
 
 use ask::{AskError, ask};
 use clap::{Parser, Subcommand, ValueEnum};
-use eni_proto::debug::{Answer, AttachmentView, EniView, PoolView, StatusView};
+use eni_proto::debug::{Answer, AttachmentView, EniView, LimitsView, PoolView, StatusView, SwitchView};
+use hyper::Method;
+use ipamd_core::limits;
 use serde::de::DeserializeOwned;
 use std::io::Write;
 use std::path::PathBuf;
@@ -58,6 +60,31 @@ enum Verb {
     },
     /// The ENIs.
     Enis,
+    /// What this instance carries, what of it is others', and the --max-pods that follows.
+    Limits {
+        /// Of this type, by the built-in table: no ipamd is asked.
+        #[arg(long)]
+        instance_type: Option<String>,
+    },
+    /// Switches something on or off, until ipamd's next start.
+    Switch {
+        /// no-release: nothing is given back to EC2; no-cloud: EC2 is neither asked nor changed.
+        name: String,
+        /// How it is to stand.
+        #[arg(value_enum)]
+        wanted: OnOff,
+        /// Say what would be, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnOff {
+    /// On.
+    On,
+    /// Off.
+    Off,
 }
 
 /// The program.
@@ -78,13 +105,23 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(String, u8), AskError> {
-    let path = match cli.verb {
-        Verb::Status => "/v1/status",
-        Verb::Pool { .. } => "/v1/pool",
-        Verb::Attachments { .. } => "/v1/attachments",
-        Verb::Enis => "/v1/enis",
+    if let Verb::Limits { instance_type: Some(named) } = &cli.verb {
+        let found = limits::of(named).ok_or_else(|| AskError::UnknownType(named.clone()))?;
+        let view = limits::view(named, &found, "the built-in table".to_owned(), &[]);
+        return Ok((if cli.output == Output::Json { show(&view)? } else { limits_table(&view) }, 0));
+    }
+    let (method, path) = match &cli.verb {
+        Verb::Status => (Method::GET, "/v1/status".to_owned()),
+        Verb::Pool { .. } => (Method::GET, "/v1/pool".to_owned()),
+        Verb::Attachments { .. } => (Method::GET, "/v1/attachments".to_owned()),
+        Verb::Enis => (Method::GET, "/v1/enis".to_owned()),
+        Verb::Limits { .. } => (Method::GET, "/v1/limits".to_owned()),
+        Verb::Switch { name, wanted, dry_run } => {
+            let wanted = if *wanted == OnOff::On { "on" } else { "off" };
+            (Method::POST, format!("/v1/switches/{name}/{wanted}?dry_run={dry_run}"))
+        }
     };
-    let body = ask(&cli.socket, path)?;
+    let body = ask(&cli.socket, method, &path)?;
     let json = cli.output == Output::Json;
     match &cli.verb {
         Verb::Status => {
@@ -108,6 +145,14 @@ fn run(cli: &Cli) -> Result<(String, u8), AskError> {
         Verb::Enis => {
             let answer: Answer<Vec<EniView>> = read(&body)?;
             Ok((if json { pretty(&body)? } else { enis(&answer.data) }, 0))
+        }
+        Verb::Limits { .. } => {
+            let answer: Answer<LimitsView> = read(&body)?;
+            Ok((if json { pretty(&body)? } else { limits_table(&answer.data) }, 0))
+        }
+        Verb::Switch { dry_run, .. } => {
+            let answer: Answer<Vec<SwitchView>> = read(&body)?;
+            Ok((if json { pretty(&body)? } else { switches(&answer.data, *dry_run) }, 0))
         }
     }
 }
@@ -146,6 +191,9 @@ fn status(view: &StatusView) -> String {
         ),
         ("attachments", if attachments.is_empty() { "none".to_owned() } else { attachments.join(", ") }),
     ];
+    let looked = view.cloud_age_ms.map_or_else(|| "not yet".to_owned(), |ms| format!("{} s ago", ms / 1000));
+    rows.push(("EC2 seen", looked));
+    rows.extend(view.switches.iter().filter(|s| s.on || s.configured).map(|s| ("switch", switch(s))));
     rows.extend(view.reasons.iter().map(|reason| ("reason", reason.clone())));
     for reconciler in &view.reconcilers {
         let text =
@@ -156,10 +204,47 @@ fn status(view: &StatusView) -> String {
     key_values(&rows)
 }
 
+fn switch(view: &SwitchView) -> String {
+    let state = if view.on { "on" } else { "off" };
+    match (view.on, view.configured) {
+        (true, false) => format!("{}: {state}, by debug.sock and until the next start", view.name),
+        (false, true) => format!("{}: {state}, by debug.sock; on again after the next start", view.name),
+        _ => format!("{}: {state}, by the configuration", view.name),
+    }
+}
+
+fn switches(views: &[SwitchView], dry_run: bool) -> String {
+    let head = if dry_run { "would be" } else { "switch" };
+    key_values(&views.iter().map(|view| (head, switch(view))).collect::<Vec<_>>())
+}
+
+fn limits_table(view: &LimitsView) -> String {
+    let vcpus = view.vcpus.map_or_else(|| "not known".to_owned(), |vcpus| vcpus.to_string());
+    let prefixes = match view.max_pods_prefixes {
+        Some(pods) => format!("{pods} with prefixes (at most {} at its vCPUs)", view.max_pods_cap),
+        None => "none with prefixes: its ENIs take none".to_owned(),
+    };
+    let mut rows = vec![
+        ("instance type", view.instance_type.clone()),
+        ("told by", view.source.clone()),
+        ("ENIs", format!("{} of {} addresses each, its own included", view.enis, view.addresses_per_eni)),
+        ("vCPUs", vcpus),
+        ("--max-pods", format!("{} with single addresses", view.max_pods_addresses)),
+        ("--max-pods", prefixes),
+    ];
+    rows.extend(view.others.iter().map(|eni| {
+        let card =
+            if eni.network_card == 0 { String::new() } else { format!(" of card {}", eni.network_card) };
+        ("left alone", format!("{} at device index {}{card}: {}", eni.id, eni.device_index, eni.reason))
+    }));
+    key_values(&rows)
+}
+
 fn pool(view: &PoolView) -> String {
     let rows = view.addresses.iter().map(|a| {
         let held = match (&a.attachment, a.cooling_ms, &a.reason) {
-            (_, _, Some(reason)) => reason.clone(),
+            (Some(key), _, Some(reason)) => format!("{key}, {reason}"),
+            (None, _, Some(reason)) => reason.clone(),
             (Some(key), Some(ms), _) => format!("{key}, {ms} ms to go"),
             (Some(key), None, _) => key.to_string(),
             (None, _, _) => String::new(),

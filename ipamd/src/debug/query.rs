@@ -3,7 +3,8 @@
 //! Owns the bounded queue, the deadline and the snapshot. A main loop that does not answer is an error, never an empty
 //! answer.
 
-use eni_proto::debug::StatusView;
+use eni_proto::debug::{LimitsView, StatusView, SwitchView};
+use ipamd_core::owner::Switch;
 use ipamd_core::record::{AddressRecord, AttachmentRecord, EniRecord};
 use ipamd_core::time::Timestamp;
 use std::sync::Arc;
@@ -29,6 +30,17 @@ pub enum Want {
     Attachments,
     /// What the gauges are made of.
     Gauges,
+    /// What the instance type carries.
+    Limits,
+    /// How the switches stand.
+    Switches,
+    /// The same after one of them was set. The only question that changes something.
+    Switch {
+        /// Which.
+        switch: Switch,
+        /// On or off.
+        on: bool,
+    },
 }
 
 /// A question and the way back.
@@ -47,6 +59,10 @@ pub struct Snapshot {
     pub now: Timestamp,
     /// The status.
     pub status: Option<StatusView>,
+    /// How the switches stand.
+    pub switches: Vec<SwitchView>,
+    /// What the instance type carries, once known.
+    pub limits: Option<LimitsView>,
     /// The addresses.
     pub addresses: Vec<AddressRecord>,
     /// The ENIs with their links' names.

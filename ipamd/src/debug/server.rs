@@ -1,7 +1,7 @@
 //! The server of `debug.sock`, and of `/metrics` wherever it is.
 //!
-//! Owns routes, the socket (0660, the group that ipamd runs with) and the bounds of a connection. GET only. Formats
-//! snapshots; asks the main loop for them.
+//! Owns routes, the socket (0660, the group that ipamd runs with) and the bounds of a connection. GET, and for root POST
+//! on the switches. Formats snapshots; asks the main loop for them.
 
 use super::query::{QueryClient, QueryError, Snapshot, Want};
 use crate::metrics::Metrics;
@@ -13,6 +13,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ipamd_core::owner::Switch;
 use ipamd_core::record::{AddressRecord, AddressState, AttachmentRecord, EniRecord};
 use ipamd_core::time::Timestamp;
 use serde::Serialize;
@@ -33,7 +34,9 @@ pub const CONNECTIONS: usize = 32;
 const HEAD: Duration = Duration::from_secs(5);
 /// A connection is closed after that, whatever it does.
 const LIFE: Duration = Duration::from_secs(60);
-const ROUTES: &str = "/v1/status, /v1/pool, /v1/enis, /v1/attachments, /metrics";
+const ROUTES: &str = "/v1/status, /v1/pool, /v1/enis, /v1/attachments, /v1/limits, /v1/switches, /metrics";
+/// Below it: the name of a switch, then `on` or `off`.
+const SWITCHES: &str = "/v1/switches/";
 
 /// Makes `debug.sock` under a name of its own and puts it in place.
 pub fn bind(run_dir: &Path) -> io::Result<UnixListener> {
@@ -55,7 +58,9 @@ pub async fn serve(listener: UnixListener, queries: QueryClient, metrics: Arc<Me
         let Ok(seat) = seats.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let served = serve_stream(stream, queries.clone(), metrics.clone(), false);
+                let root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+                let caller = if root { Caller::Root } else { Caller::Group };
+                let served = serve_stream(stream, queries.clone(), metrics.clone(), caller);
                 tokio::spawn(async move {
                     served.await;
                     drop(seat);
@@ -69,16 +74,27 @@ pub async fn serve(listener: UnixListener, queries: QueryClient, metrics: Arc<Me
     }
 }
 
-/// Serves one connection; `metrics_only` answers nothing but /metrics.
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// Root, over `debug.sock`.
+    Root,
+    /// A member of the socket's group.
+    Group,
+    /// Anybody who reaches the metrics' port: nothing but /metrics.
+    Anybody,
+}
+
+/// Serves one connection.
 pub async fn serve_stream(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     queries: QueryClient,
     metrics: Arc<Metrics>,
-    metrics_only: bool,
+    caller: Caller,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         let (queries, metrics) = (queries.clone(), metrics.clone());
-        async move { Ok::<_, Infallible>(answer(&request, &queries, &metrics, metrics_only).await) }
+        async move { Ok::<_, Infallible>(answer(&request, &queries, &metrics, caller).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -94,8 +110,15 @@ async fn answer(
     request: &Request<Incoming>,
     queries: &QueryClient,
     metrics: &Metrics,
-    metrics_only: bool,
+    caller: Caller,
 ) -> Body {
+    let metrics_only = caller == Caller::Anybody;
+    if request.method() == Method::POST
+        && !metrics_only
+        && let Some(named) = request.uri().path().strip_prefix(SWITCHES)
+    {
+        return set_switch(named, request.uri().query(), queries, caller).await;
+    }
     if request.method() != Method::GET {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here".to_owned());
     }
@@ -106,6 +129,8 @@ async fn answer(
         "/v1/pool" if !metrics_only => Want::Pool,
         "/v1/enis" if !metrics_only => Want::Enis,
         "/v1/attachments" if !metrics_only => Want::Attachments,
+        "/v1/limits" if !metrics_only => Want::Limits,
+        "/v1/switches" if !metrics_only => Want::Switches,
         _ => {
             let routes = if metrics_only { "/metrics" } else { ROUTES };
             return refuse(StatusCode::NOT_FOUND, format!("{path} is not served; served are {routes}"));
@@ -129,9 +154,50 @@ async fn answer(
         Want::Status => json(&snapshot.status),
         Want::Pool => json(&pool(&snapshot)),
         Want::Enis => json(&enis(&snapshot)),
+        Want::Limits => match &snapshot.limits {
+            Some(limits) => json(limits),
+            None => refuse(StatusCode::SERVICE_UNAVAILABLE, limits_unknown(&snapshot)),
+        },
+        Want::Switches | Want::Switch { .. } => json(&snapshot.switches),
         Want::Attachments => {
             json(&snapshot.attachments.iter().map(|r| attachment(r, snapshot.now)).collect::<Vec<_>>())
         }
+    }
+}
+
+fn limits_unknown(snapshot: &Snapshot) -> String {
+    let reasons = snapshot.status.as_ref().map(|status| status.reasons.join("; ")).unwrap_or_default();
+    format!(
+        "what this instance carries is not known yet; `ipamctl limits --instance-type` asks the built-in table: {reasons}"
+    )
+}
+
+/// Sets a switch, or says what would be. Root's alone: with no-cloud on a node does not grow any more.
+async fn set_switch(named: &str, query: Option<&str>, queries: &QueryClient, caller: Caller) -> Body {
+    if caller != Caller::Root {
+        return refuse(StatusCode::FORBIDDEN, "switches are root's".to_owned());
+    }
+    let (name, wanted) = named.split_once('/').unwrap_or((named, ""));
+    let on = match wanted {
+        "on" => true,
+        "off" => false,
+        _ => return refuse(StatusCode::BAD_REQUEST, format!("{wanted:?} is neither \"on\" nor \"off\"")),
+    };
+    let Some(switch) = Switch::named(name) else {
+        let names = Switch::ALL.map(Switch::name).join(", ");
+        return refuse(StatusCode::NOT_FOUND, format!("{name:?} is no switch; there are {names}"));
+    };
+    let dry_run = query.is_some_and(|query| query.split('&').any(|part| part == "dry_run=true"));
+    let want = if dry_run { Want::Switches } else { Want::Switch { switch, on } };
+    match queries.ask(want).await {
+        Ok(mut snapshot) => {
+            let of_it = snapshot.switches.iter_mut().filter(|view| dry_run && view.name == name);
+            for view in of_it {
+                view.on = on;
+            }
+            json(&snapshot.switches)
+        }
+        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }
 

@@ -52,9 +52,11 @@ defs! {
     HOST_REPAIRS = "host_repairs", "counter", "trigger: link, address, route, rule, neighbour, settings, nftables, overrun, period, pool; thing: rule, route, link, alias, mac, name, address, neighbour, nftables, forward; reason: missing, differs, unneeded, foreign", "Steps that mended what others changed on the host, by what told of it";
     BROKEN = "attachments_broken", "counter", "trigger: as of host_repairs", "Attachments whose host link went away while nobody asked for that";
     HOST_REPORTS = "host_reports", "gauge", "kind: address, route, rule, setting, link, cni, contested", "Things on the host that are not as they should be and are left alone";
+    SWITCHES = "switches", "gauge", "switch: no-release, no-cloud", "1 when it is on, by the configuration or by debug.sock";
+    CLOUD_AGE_SECONDS = "cloud_age_seconds", "gauge", "", "Seconds since the last look at EC2 began that was compared; 0 before the first";
     RECONCILER_PASSES = "reconciler_passes", "counter", "reconciler: eni_sync, host_net, capacity; outcome: ok, failed", "Passes of each reconciler";
     LOG_LINES_DROPPED = "log_lines_dropped", "counter", "", "Log lines that were dropped because stderr was not read in time";
-    EC2_CHANGES = "ec2_changes", "counter", "call: the six calls that change an ENI, as EC2 names them; outcome: ok, failed", "Changes asked of EC2";
+    EC2_CHANGES = "ec2_changes", "counter", "call: the seven calls that change an ENI, as EC2 names them; outcome: ok, failed", "Changes asked of EC2";
     REFUSED = "refused_requests", "counter", "reason: too_many, not_root, slow, bad_frame, bad_request", "Connections and requests of cni.sock that were refused";
 }
 

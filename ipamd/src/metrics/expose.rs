@@ -5,7 +5,7 @@
 
 use super::Metrics;
 use crate::debug::query::QueryClient;
-use crate::debug::server::{CONNECTIONS, serve_stream};
+use crate::debug::server::{CONNECTIONS, Caller, serve_stream};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub async fn serve(listen: SocketAddr, queries: QueryClient, metrics: Arc<Metric
         let Ok(seat) = seats.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let served = serve_stream(stream, queries.clone(), metrics.clone(), true);
+                let served = serve_stream(stream, queries.clone(), metrics.clone(), Caller::Anybody);
                 tokio::spawn(async move {
                     served.await;
                     drop(seat);

@@ -160,6 +160,11 @@ struct KindLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SwitchLabels {
+    switch: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct UnnamedLabels {
     outcome: Unnamed,
 }
@@ -411,6 +416,13 @@ fn register_state(registry: &mut Registry, snapshot: &Snapshot) {
     for (kind, count) in status.host_reports.clone() {
         reports.get_or_create(&KindLabels { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
+    let switches = Family::<SwitchLabels, Gauge>::default();
+    for view in &status.switches {
+        switches.get_or_create(&SwitchLabels { switch: view.name.clone() }).set(i64::from(view.on));
+    }
+    registry.register(defs::SWITCHES.name, defs::SWITCHES.help, switches);
+    let age = status.cloud_age_ms.map_or(0, |ms| ms / 1000);
+    gauge(registry, &defs::CLOUD_AGE_SECONDS, i64::try_from(age).unwrap_or(i64::MAX));
     registry.register(defs::HOST_REPORTS.name, defs::HOST_REPORTS.help, reports);
     registry.register(defs::RECONCILER_PASSES.name, defs::RECONCILER_PASSES.help, passes);
 }

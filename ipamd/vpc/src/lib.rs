@@ -9,7 +9,6 @@
 
 pub mod control;
 pub mod limits;
-mod limits_table;
 pub mod model;
 
 #[cfg(feature = "client")]

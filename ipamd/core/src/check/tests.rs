@@ -52,6 +52,7 @@ fn expected(number: u32) -> Expected {
         enis: (1..=3).map(|k| (k, Ipv4Addr::new(10, 0, k as u8, 10))).collect(),
         vpc_cidrs: BTreeSet::from(["10.0.0.0/16".parse().unwrap()]),
         snat: true,
+        block_metadata: false,
     };
     Expected {
         record: Arc::new(record()),
@@ -89,6 +90,7 @@ fn whole(number: u32) -> AttachmentView {
         enis: (1..=3).map(|k| (k, Ipv4Addr::new(10, 0, k as u8, 10))).collect(),
         vpc_cidrs: BTreeSet::new(),
         snat: true,
+        block_metadata: false,
     };
     AttachmentView {
         link: Some(link(IFINDEX, "eni00000000001", record.host_mac, POD_GROUP + number, ALIAS, POD_INET)),

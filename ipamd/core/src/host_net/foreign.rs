@@ -149,7 +149,7 @@ pub fn reports(wanted: &Wanted, observed: &HostView) -> Vec<Report> {
     }
     if let Some(globals) = observed.globals {
         if !globals.forwarding {
-            tell(ReportKind::Setting, "net.ipv4.ip_forward is 0: see conf/sysctl.d".to_owned());
+            tell(ReportKind::Setting, super::requirement::FORWARDING_OFF.to_owned());
         }
         if globals.send_redirects {
             let text = "net.ipv4.conf.all.send_redirects is 1: pods are sent redirects; see conf/sysctl.d";

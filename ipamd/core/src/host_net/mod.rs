@@ -10,7 +10,9 @@
 pub mod eni;
 pub mod foreign;
 pub mod nft;
+pub mod peer;
 mod pod;
+pub mod requirement;
 
 pub use pod::{LinkSight, sight};
 
@@ -47,6 +49,8 @@ pub struct Wanted {
     pub eni_mtu: Option<u32>,
     /// Take off the secondary ENIs' links what others put there and what breaks ours.
     pub adopt_links: bool,
+    /// Drop what pods send to the instance metadata service.
+    pub block_metadata: bool,
 }
 
 /// One live attachment's part on the host.
@@ -164,6 +168,7 @@ pub fn plan(wanted: &Wanted, observed: &HostView) -> Vec<Planned> {
             enis: enis.iter().map(|(k, eni)| (*k, eni.record.primary)).collect(),
             vpc_cidrs: wanted.vpc_cidrs.iter().copied().collect(),
             snat: wanted.snat,
+            block_metadata: wanted.block_metadata,
         });
         if observed.nft.as_ref() != Some(&text) {
             let reason = if observed.nft.is_some() { Reason::Differs } else { Reason::Missing };

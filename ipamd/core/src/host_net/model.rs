@@ -167,6 +167,7 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                 known_links: BTreeMap::new(),
                 dying: Vec::new(),
                 adopt_links: true,
+                block_metadata: false,
             }
         },
     )

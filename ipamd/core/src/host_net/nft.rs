@@ -17,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 
+/// The instance metadata service (EC2 user guide, "Use IMDS to access instance metadata").
+const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// The number of the primary ENI.
 const PRIMARY: u32 = 1;
 /// All bits of a mark that are others'.
@@ -35,6 +37,8 @@ pub struct Table {
     /// Whether what leaves the VPC goes by the primary ENI with its address. Otherwise a pod's own ENI carries it, with
     /// the pod's address.
     pub snat: bool,
+    /// Drop what pods send to the instance metadata service.
+    pub block_metadata: bool,
 }
 
 /// What `nft -f -` reads.
@@ -62,6 +66,9 @@ pub fn render(table: &Table) -> String {
     }
     if let Some(primary) = table.enis.get(&PRIMARY).filter(|_| table.snat) {
         masquerade(&mut text, *primary);
+    }
+    if table.block_metadata {
+        block_metadata(&mut text, table);
     }
     text.line("}");
     text.0
@@ -265,6 +272,22 @@ fn masquerade(text: &mut Text, primary: Ipv4Addr) {
     ]);
 }
 
+/// Keeps pods from the instance's credentials. Where packets are forwarded: after DNAT, so that an agent on the node that
+/// answers in the service's place is still reached, and for connections that are older than the switch, too. The node's
+/// own way to the service is not forwarded.
+fn block_metadata(text: &mut Text, table: &Table) {
+    let pods = table.enis.keys().map(|k| (POD_GROUP + k).to_string()).collect::<Vec<_>>();
+    if !pods.is_empty() {
+        text.chain(
+            "metadata",
+            &[
+                "type filter hook forward priority filter;".to_owned(),
+                format!("ip daddr {METADATA} iifgroup {{ {} }} counter drop", pods.join(", ")),
+            ],
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,6 +297,7 @@ mod tests {
             enis: (1..=enis).map(|k| (k, Ipv4Addr::new(10, 0, 1, k as u8 * 10))).collect(),
             vpc_cidrs: BTreeSet::from(["10.2.0.0/16".parse().unwrap(), "10.0.0.0/16".parse().unwrap()]),
             snat,
+            block_metadata: false,
         }
     }
 
@@ -314,6 +338,18 @@ mod tests {
         assert_eq!(view.maps["known"], BTreeMap::from([(0x41, "accept".into()), (0x42, "goto to2".into())]));
         assert_eq!((view.rules["steer"], view.rules["pod2"], view.rules["masq_out"]), (3, 4, 1));
         assert_eq!(view.rules.len(), text.matches(" chain ").count());
+    }
+
+    #[test]
+    fn metadata_is_blocked_for_pods_of_every_eni_and_only_when_asked_for() {
+        let open = table(2, true);
+        assert!(!render(&open).contains("169.254"));
+        let text = render(&Table { block_metadata: true, ..open });
+        let (one, two) = (POD_GROUP + 1, POD_GROUP + 2);
+        let rule = format!("ip daddr 169.254.169.254 iifgroup {{ {one}, {two} }} counter drop");
+        let chain = format!(" chain metadata {{\n  type filter hook forward priority filter;\n  {rule}\n }}");
+        assert!(text.contains(&chain), "{text}");
+        assert_eq!(contents(&text).rules["metadata"], 1);
     }
 
     #[test]

@@ -43,6 +43,7 @@ fn wanted() -> Wanted {
         known_links: BTreeMap::new(),
         dying: Vec::new(),
         adopt_links: true,
+        block_metadata: false,
     }
 }
 

@@ -213,6 +213,9 @@ pub struct HostView {
     pub globals: Option<GlobalSettings>,
     /// What others have that does what we do, in words: amazon-vpc-cni's chains and list, another CNI's list.
     pub others: Vec<String>,
+    /// amazon-vpc-cni's list, when it is where runtimes look for lists.
+    #[serde(default)]
+    pub peer_list: Option<String>,
 }
 
 /// One idempotent step on the host's own network, with the reason it is taken for.

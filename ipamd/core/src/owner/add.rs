@@ -65,6 +65,12 @@ impl Owner {
                 ReplyError::new(Code::TryAgainLater, text).advice("raise sockets.max_waiters or try again"),
             );
         }
+        // What is there already is answered from its record.
+        if let Some(peer) = self.refused_peer()
+            && !self.attachments.current(&ask.key).is_some_and(|slot| self.is_asked_for(&slot.record, ask))
+        {
+            return Some(ReplyError::new(Code::Unavailable, peer).advice("see `ipamctl status`"));
+        }
         if ask.mode != Mode::Shared {
             let text = "the network configuration's mode is not one that this ipamd serves";
             return Some(ReplyError::new(Code::UnsupportedField, text).advice("mode: \"shared\""));

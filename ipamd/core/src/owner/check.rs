@@ -149,8 +149,7 @@ impl Owner {
         }
         for address in &record.addresses {
             let held = self.pool.address(*address).map(|a| &a.state);
-            let by_it =
-                matches!(held, Some(AddressState::Allocated { attachment }) if *attachment == record.id());
+            let by_it = matches!(held, Some(AddressState::Allocated { attachment } | AddressState::Quarantined { attachment: Some(attachment), .. }) if *attachment == record.id());
             if !by_it {
                 let is = held.map_or("none", AddressState::name).to_owned();
                 put(format!("the record of {address}"), "allocated to it".to_owned(), is);
@@ -176,6 +175,7 @@ impl Owner {
             enis: enis.map(|eni| (eni.number(), eni.primary)).collect(),
             vpc_cidrs: cidrs.chain(&self.config.extra_vpc_cidrs).copied().collect(),
             snat: self.config.snat,
+            block_metadata: self.config.block_metadata,
         };
         Expected {
             record: record.clone(),

@@ -38,6 +38,14 @@ pub struct OwnerConfig {
     pub status_grace: Duration,
     /// STATUS fails while no address is free and none is coming.
     pub fail_when_full: bool,
+    /// EC2 and the metadata service are neither asked nor changed.
+    pub no_cloud: bool,
+    /// The security groups of our ENIs; empty: the primary's.
+    pub security_groups: Vec<String>,
+    /// Wire although amazon-vpc-cni is active on the node.
+    pub ignore_peer: bool,
+    /// Drop what pods send to the instance metadata service.
+    pub block_metadata: bool,
 }
 
 impl Default for OwnerConfig {
@@ -62,6 +70,10 @@ impl Default for OwnerConfig {
             adopt_links: true,
             status_grace: Duration::from_secs(60),
             fail_when_full: false,
+            no_cloud: false,
+            security_groups: Vec::new(),
+            ignore_peer: false,
+            block_metadata: false,
         }
     }
 }

@@ -3,7 +3,9 @@
 //! Owns events, completions, effects, replies and notes as data. Does not own descriptors (the shell keeps them, by
 //! operation) nor how an effect is carried out.
 
-use crate::cloud::{CloudError, CloudObservation, Mutated, Mutation};
+use super::switches::Switch;
+use crate::cloud::{CloudError, CloudObservation, InstanceLimits, Mutated, Mutation};
+use crate::eni_sync;
 use crate::gc::Kept;
 use crate::host_net::Reason;
 use crate::host_net::foreign::ReportKind;
@@ -11,11 +13,12 @@ use crate::kernel::{
     AttachmentView, HostStep, HostStepError, HostView, LookSpec, ReapLink, Reaped, Thing, Trigger,
     UnwireSpec, WireError, WireSpec,
 };
+use crate::limits;
 use crate::record::{AttachmentId, EniState, Write};
 use crate::time::Timestamp;
 use crate::tombstone::{Buried, Dropped};
 use eni_proto::error::WireError as ReplyError;
-use eni_proto::ids::{AttachmentKey, EniId, MacAddr, NetnsCookie, NetworkName};
+use eni_proto::ids::{AttachmentKey, EniId, InstanceId, MacAddr, NetnsCookie, NetworkName};
 use eni_proto::reply;
 use eni_proto::request::{Mode, ValidAttachment};
 use std::collections::BTreeSet;
@@ -96,8 +99,36 @@ pub enum Event {
     /// The store's reserve for a full disk: why there is none, or that there is one again. Without it only what needs no
     /// new record is served.
     StoreReserve(Option<String>),
+    /// A part of a look at the cloud has come before the rest.
+    CloudTold(CloudTold),
+    /// An operator switches something.
+    Switch {
+        /// What.
+        switch: Switch,
+        /// On or off.
+        on: bool,
+    },
     /// No new ADD from now on: waiting ones are closed without a reply, so that their plugins ask the next ipamd.
     Drain,
+}
+
+/// A part of a look at the cloud.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CloudTold {
+    /// Who this instance is.
+    Identity {
+        /// Its id.
+        instance: InstanceId,
+        /// Its type.
+        instance_type: String,
+    },
+    /// What its type carries.
+    Limits {
+        /// The limits.
+        limits: InstanceLimits,
+        /// Who told them.
+        source: limits::Source,
+    },
 }
 
 /// An ADD, checked by the shell.
@@ -169,6 +200,8 @@ pub enum Completion {
     CloudObserved(Result<CloudObservation, String>),
     /// [`EffectKind::Mutate`]: what EC2 did or why not; see [`CloudError::leaves_open`].
     Mutated(Result<Mutated, CloudError>),
+    /// [`EffectKind::Resolve`]: the IPv4 addresses of each name, or why there are none.
+    Resolved(Vec<(EniId, Result<Vec<Ipv4Addr>, String>)>),
     /// Not started, because an effect that it comes after has failed.
     Skipped,
 }
@@ -233,6 +266,8 @@ pub enum EffectKind {
     },
     /// Change something at EC2: its intent is committed.
     Mutate(Mutation),
+    /// Resolve the private DNS names of ENIs.
+    Resolve(Vec<(EniId, String)>),
     /// Watch for links with these MACs, and no others any more; [`Event::LinkSeen`] when one is there. Has no end.
     WatchLinks(Vec<MacAddr>),
 }
@@ -446,6 +481,39 @@ pub enum Note {
         kind: ReportKind,
         /// What, and what to do.
         text: String,
+    },
+    /// A step of the start is done.
+    StartStep {
+        /// Which, in words.
+        text: String,
+    },
+    /// What the instance type carries is told by another source than before.
+    Limits {
+        /// Which.
+        source: limits::Source,
+    },
+    /// The primary address of an ENI that EC2 did not tell.
+    PrimaryFound {
+        /// Whose.
+        eni: EniId,
+        /// The address.
+        address: Ipv4Addr,
+        /// Who told it.
+        source: eni_sync::Source,
+    },
+    /// Addresses that containers hold and that EC2 has not named twice, or names again.
+    Quarantined {
+        /// From now on quarantined.
+        taken: Vec<Ipv4Addr>,
+        /// Not any more.
+        back: Vec<Ipv4Addr>,
+    },
+    /// An operator has switched something.
+    Switched {
+        /// What.
+        switch: Switch,
+        /// On or off.
+        on: bool,
     },
     /// A reconciler's pass failed.
     PassFailed {

@@ -7,7 +7,7 @@
 use super::event::{EffectId, EffectKind, Note};
 use super::{Owner, Purpose, concern};
 use crate::host_net::foreign::{self, Report, ReportKind};
-use crate::host_net::{self, LinkSight, Planned, Reason, Wanted, WantedPod};
+use crate::host_net::{self, LinkSight, Planned, Reason, Wanted, WantedPod, peer, requirement};
 use crate::kernel::{Forward, HostStep, HostStepError, HostView, RouteAction, Thing, Trigger};
 use crate::reconcile::driver::Pass;
 use crate::record::{AttachmentRecord, AttachmentState, EniRecord, Write};
@@ -47,6 +47,8 @@ pub(super) struct HostWatch {
     pub(super) reports: Vec<Report>,
     /// What the filter table did with what is forwarded, at the last look.
     pub(super) forward: Forward,
+    /// Why amazon-vpc-cni is taken to be active, at the last look.
+    peer: Option<String>,
 }
 
 /// What the host has when a plan's steps have been taken.
@@ -99,6 +101,11 @@ fn hash_of(step: &HostStep) -> u64 {
 }
 
 impl HostWatch {
+    /// Takes in whether amazon-vpc-cni is active.
+    pub(super) fn see_peer(&mut self, view: &HostView) {
+        self.peer = peer::sign(view).map(|sign| peer::advice(&sign));
+    }
+
     /// What a repair is put down to: of what woke the pass, what tells of such damage.
     fn told_by(&self, thing: Thing) -> Trigger {
         let likely = thing.told_by().iter().find(|trigger| self.passing.contains(trigger));
@@ -189,6 +196,7 @@ impl Owner {
             snat: self.config.snat,
             eni_mtu: self.config.eni_mtu,
             adopt_links: self.config.adopt_links,
+            block_metadata: self.config.block_metadata,
         }
     }
 
@@ -208,7 +216,11 @@ impl Owner {
             Err(error) => return self.host_ended(pass, Err(error.to_string()), now),
         };
         self.host.forward = view.forward;
+        self.host.see_peer(&view);
         self.break_linkless(looked, &view, now);
+        if let Some(peer) = self.refused_peer().filter(|_| self.may_stay_off()) {
+            return self.pass_ended(pass, Err(peer.to_owned()), now);
+        }
         let mut wanted = self.wanted();
         wanted.pods.retain(|pod| looked.contains(&pod.ifindex));
         let mut plan = host_net::plan(&wanted, &view);
@@ -283,6 +295,16 @@ impl Owner {
         }
     }
 
+    /// Why nothing is wired, nor changed at EC2: amazon-vpc-cni is active, and that is not to be ignored.
+    pub(super) fn refused_peer(&self) -> Option<&str> {
+        self.host.peer.as_deref().filter(|_| !self.config.ignore_peer)
+    }
+
+    /// Whether nothing of ours is on the host that has to be kept in order.
+    fn may_stay_off(&self) -> bool {
+        !self.gate.laid && self.attachments.len() == 0
+    }
+
     fn commits_in_flight(&self) -> Vec<EffectId> {
         let flying = |purpose: &Purpose| matches!(purpose, Purpose::Housekeeping);
         self.purposes.iter().filter(|(_, p)| flying(p)).map(|(id, _)| *id).collect()
@@ -306,6 +328,9 @@ impl Owner {
         let cause = failed
             .first()
             .map(|first| format!("{} of {steps} steps failed; the first: {first}", failed.len()));
+        let lacks = |error: &HostStepError| requirement::advice(done.steps.get(error.index?)?, &error.cause);
+        let lacks = failed.iter().find_map(lacks);
+        let cause = cause.map(|cause| lacks.map_or(cause.clone(), |lacks| format!("{cause}; {lacks}")));
         let pods = if failed.is_empty() { Vec::new() } else { self.wanted().pods };
         self.steering_broken = concern::harm(done, failed, &pods);
         let Some(unlaid) = concern::unlaid(done, failed) else {

@@ -24,8 +24,11 @@ mod names;
 mod outside;
 mod pulse;
 mod reaper;
+mod repair;
 mod restore;
+mod start;
 mod status;
+mod switches;
 mod sync;
 mod tombstone;
 
@@ -33,6 +36,7 @@ pub use attachments::Slot;
 pub use config::OwnerConfig;
 pub use restore::RestoreError;
 pub use status::Health;
+pub use switches::Switch;
 
 use crate::pool::Pool;
 use crate::reconcile::driver::Driver;
@@ -78,6 +82,9 @@ pub struct Owner {
     driver: Driver,
     reconcilers: sync::Reconcilers,
     growth: grow::Growth,
+    repair: repair::Repair,
+    start: start::Start,
+    switched: switches::Switched,
     draining: bool,
     /// Why the last commit failed, until one succeeds.
     store_trouble: Option<String>,
@@ -169,6 +176,7 @@ enum Purpose {
     CloudObserve(crate::reconcile::driver::Pass, Timestamp),
     Mutate(u64),
     Watch,
+    Resolve,
     Look(OpId),
     GcLook(OpId),
     /// With whose paths were asked.
@@ -191,6 +199,8 @@ impl Owner {
             Event::LinkSeen => self.link_seen(now),
             Event::HostChanged(triggers) => self.host_told(&triggers, now),
             Event::StoreReserve(missing) => self.reserve_changed(missing, now),
+            Event::CloudTold(told) => self.cloud_told(told, now),
+            Event::Switch { switch, on } => self.set_switch(switch, on, now),
             Event::Drain => self.drain(now),
         }
         self.tick(now);
@@ -227,6 +237,8 @@ impl Owner {
         } else if !self.draining {
             self.plan_when_due(now);
             self.start_passes(now);
+            self.refuse_without_growth(now);
+            self.note_provisioned(now);
             self.pulse_when_due(now);
         }
         self.go_on_checking(now);
@@ -264,6 +276,7 @@ impl Owner {
             (Purpose::CloudObserve(pass, begun), Completion::CloudObserved(seen)) => {
                 self.cloud_observed(pass, begun, seen, now);
             }
+            (Purpose::Resolve, Completion::Resolved(answers)) => self.names_resolved(answers, now),
             (Purpose::Mutate(id), Completion::Mutated(result)) => self.mutated(id, Some(result), now),
             (Purpose::Mutate(id), Completion::Skipped) => self.mutated(id, None, now),
             (Purpose::HostObserve(pass, _) | Purpose::HostApply(pass, _), Completion::Skipped) => {

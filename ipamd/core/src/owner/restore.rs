@@ -16,6 +16,9 @@ use super::host::HostWatch;
 use super::outside::{alias, result};
 use super::pulse::Pulse;
 use super::reaper::{ReapItem, Reaper};
+use super::repair::Repair;
+use super::start::Start;
+use super::switches::Switched;
 use super::sync::{Gate, Reconcilers};
 use super::{Owner, OwnerConfig, Purpose, names};
 use crate::kernel::{
@@ -108,6 +111,9 @@ impl Owner {
             driver: Driver::default(),
             reconcilers: Reconcilers { eni_sync: 0, host_net: 0, capacity: 0 },
             growth: Growth::restore(stored.intents, now),
+            repair: Repair::default(),
+            start: Start::default(),
+            switched: Switched::default(),
             draining: false,
             store_trouble: None,
             no_reserve: None,
@@ -115,6 +121,7 @@ impl Owner {
             steering_broken: None,
             out: Outcome::default(),
         };
+        owner.host.see_peer(host);
         owner.register(now);
         owner.release_strays(strays, now);
         for record in stored.attachments {
@@ -298,7 +305,10 @@ impl Owner {
 /// The addresses that are held by an attachment without a record.
 fn strays(addresses: &[AddressRecord], known: &BTreeSet<AttachmentId>) -> Vec<(Ipv4Addr, AttachmentId)> {
     let stray = |record: &AddressRecord| match &record.state {
-        AddressState::Allocated { attachment } if !known.contains(attachment) => {
+        AddressState::Allocated { attachment }
+        | AddressState::Quarantined { attachment: Some(attachment), .. }
+            if !known.contains(attachment) =>
+        {
             Some((record.address, attachment.clone()))
         }
         _ => None,

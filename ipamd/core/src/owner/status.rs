@@ -14,6 +14,9 @@ use eni_proto::error::Code;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The most quarantined addresses that are named one by one.
+const QUARANTINED_NAMED: usize = 8;
+
 /// Whether this node can serve ADD, and what is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
@@ -28,6 +31,8 @@ pub struct Health {
     pub laying_fails: bool,
     /// No address is free, none is coming, and the operator wants STATUS to say so.
     pub full: bool,
+    /// amazon-vpc-cni is active on the node, and that is not to be ignored.
+    pub peer_active: bool,
     /// Pods that run are known to lack a part of their steering.
     pub steering_broken: bool,
     /// What is missing or wrong; empty when all is well.
@@ -40,8 +45,11 @@ impl Health {
     /// under way does not count against a node that was ready before, nor does anything of EC2's. That what every pod needs
     /// cannot be laid is [`Code::Impaired`] where pods run; what one pod or one secondary ENI lacks is among the reasons.
     pub fn code(&self) -> Option<Code> {
-        let serves =
-            (self.ready || self.was_ready) && !self.store_failing && !self.laying_fails && !self.full;
+        let serves = (self.ready || self.was_ready)
+            && !self.store_failing
+            && !self.laying_fails
+            && !self.full
+            && !self.peer_active;
         match (self.steering_broken && self.laying_fails, serves) {
             (true, _) => Some(Code::Impaired),
             (false, false) => Some(Code::Unavailable),
@@ -54,6 +62,8 @@ impl Owner {
     /// Whether this node can serve ADD.
     pub fn health(&self) -> Health {
         let mut reasons: Vec<String> = self.why_not_serving().into_iter().collect();
+        let peer = self.refused_peer();
+        reasons.extend(peer.map(str::to_owned).filter(|peer| !reasons.iter().any(|r| r.contains(peer))));
         let pulse = self.pulse.trouble();
         let store = self.store_trouble.iter().chain(&pulse);
         reasons.extend(store.map(|cause| format!("the store: {cause}")));
@@ -63,6 +73,17 @@ impl Owner {
         for view in self.driver.views() {
             reasons.extend(view.last_error.map(|e| format!("{}: {e}", view.name)));
         }
+        reasons.extend(self.repair.reasons());
+        if self.config.no_cloud {
+            reasons.push(
+                "no-cloud is on: EC2 is neither asked nor changed, what is recorded is served".to_owned(),
+            );
+        }
+        let lost = self
+            .pool
+            .quarantined()
+            .map(|(record, why)| format!("{} is quarantined, its container lives: {why}", record.address));
+        reasons.extend(lost.take(QUARANTINED_NAMED));
         reasons.extend(self.growth.refusals().map(|why| format!("the pool does not grow: {why}")));
         let told = |report: &&Report| report.kind != ReportKind::Contested && !report.text.is_empty();
         reasons.extend(self.host.reports.iter().filter(told).map(|report| report.text.clone()));
@@ -81,6 +102,7 @@ impl Owner {
             store_failing: self.store_trouble.is_some() || pulse.is_some() || self.no_reserve.is_some(),
             laying_fails: self.gate.overdue && self.driver.last_error(self.reconcilers.host_net).is_some(),
             full,
+            peer_active: peer.is_some(),
             steering_broken: self.steering_broken.is_some(),
             reasons,
         }
@@ -97,6 +119,7 @@ impl Owner {
         for reconciler in [self.reconcilers.eni_sync, self.reconcilers.host_net] {
             reasons.extend(self.driver.last_error(reconciler).map(str::to_owned));
         }
+        reasons.extend(self.hands_off());
         if reasons.is_empty() {
             reasons.extend(self.growth.under_way());
         }
@@ -112,7 +135,9 @@ impl Owner {
         }
         if !self.gate.laid {
             let cause = self.driver.last_error(self.reconcilers.host_net);
-            let cause = cause.or_else(|| self.driver.last_error(self.reconcilers.eni_sync));
+            let cause =
+                cause.or_else(|| self.driver.last_error(self.reconcilers.eni_sync)).map(str::to_owned);
+            let cause = cause.or_else(|| self.hands_off());
             let text = "the host's part of the data plane is not laid yet";
             return Some(cause.map_or_else(|| text.to_owned(), |c| format!("{text}: {c}")));
         }

@@ -6,12 +6,14 @@
 
 use super::commit::RecordId;
 use super::event::{EffectId, EffectKind, Note};
+use super::start::Step;
 use super::{Owner, Purpose};
 use crate::cloud::{CloudObservation, InstanceLimits};
 use crate::eni_sync;
 use crate::kernel::Trigger;
+use crate::pool::AGREEING;
 use crate::reconcile::driver::{Pass, Schedule};
-use crate::record::{AttachmentId, AttachmentRecord, InstanceRecord, Write};
+use crate::record::{AttachmentId, AttachmentRecord, Write};
 use crate::time::Timestamp;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -72,12 +74,7 @@ impl Gate {
 impl Owner {
     pub(super) fn register(&mut self, now: Timestamp) {
         let second = Duration::from_secs(1);
-        let eni_sync = Schedule {
-            period: Some(self.config.describe_period),
-            backoff: second,
-            backoff_max: 30 * second,
-            timeout: 60 * second,
-        };
+        let eni_sync = self.sync_schedule();
         let capacity =
             Schedule { period: None, backoff: second, backoff_max: 30 * second, timeout: 60 * second };
         let host_net = Schedule { period: Some(self.config.host_period), ..capacity };
@@ -90,7 +87,9 @@ impl Owner {
 
     pub(super) fn start_passes(&mut self, now: Timestamp) {
         for pass in self.driver.poll(now) {
-            if pass.reconciler == self.reconcilers.eni_sync {
+            if pass.reconciler == self.reconcilers.eni_sync && self.config.no_cloud {
+                self.pass_ended(pass, Ok(()), now);
+            } else if pass.reconciler == self.reconcilers.eni_sync {
                 let tagged = self.look_is_tagged();
                 self.effect(None, Purpose::CloudObserve(pass, now), EffectKind::ObserveCloud { tagged });
             } else if pass.reconciler == self.reconcilers.capacity {
@@ -123,11 +122,7 @@ impl Owner {
             Ok(seen) => seen,
             Err(cause) => return self.pass_ended(pass, Err(cause), now),
         };
-        let instance = InstanceRecord {
-            id: seen.identity.instance.clone(),
-            instance_type: seen.identity.instance_type.clone(),
-            vpc_cidrs: seen.identity.vpc_cidrs.clone(),
-        };
+        let instance = self.instance_of(&seen);
         let first = !self.gate.cloud;
         self.gate.cloud = true;
         self.gate.limits = Some(seen.limits.clone());
@@ -143,6 +138,9 @@ impl Owner {
             enis: &seen.enis,
             tagged: seen.tagged,
             stale: &stale,
+            metadata: seen.metadata.as_deref(),
+            resolved: self.repair.resolved(),
+            security_groups: &self.config.security_groups,
         };
         let mut plan = eni_sync::plan(&self.pool, &look);
         let mut changed = renamed || !plan.enis.is_empty() || !plan.arrived.is_empty();
@@ -153,23 +151,15 @@ impl Owner {
         for (address, eni) in plan.arrived.iter().chain(&plan.named) {
             batch.extend(self.pool.adopt(*address, eni, now).map(Write::PutAddress));
         }
+        self.quarantine(&plan, first, &mut batch, now);
+        self.note_open(&plan, begun);
         self.rename_enis(now);
         batch.extend(self.take_look(&plan, &seen, begun));
-        let mut left = Vec::new();
-        for address in plan.unnamed {
-            if self.pool.miss(address) >= 2 && self.pool.drop_free(address) {
-                batch.push(Write::DeleteAddress(address));
-                left.push(address);
-            }
-        }
-        // Who holds one keeps it; when it is released nobody gets it any more.
-        for address in &plan.missing {
-            self.pool.miss(*address);
-        }
+        let left = self.drop_unnamed(&plan.unnamed, &mut batch);
         changed |= !left.is_empty();
         let arrived: Vec<Ipv4Addr> = plan.arrived.iter().map(|(a, _)| *a).collect();
         if changed || !plan.missing.is_empty() {
-            self.note(Note::PoolChanged { arrived, left, missing: plan.missing });
+            self.note(Note::PoolChanged { arrived, left, missing: plan.missing.clone() });
         }
         // Also an ENI that was lost or given up: what is laid for it goes.
         changed |= batch.iter().any(|write| matches!(write, Write::PutEni(_) | Write::DeleteEni(_)));
@@ -179,9 +169,23 @@ impl Owner {
         if changed || first {
             self.wake_host_net(now);
         }
+        self.adopted(now);
+        self.set_attributes(&plan, now);
         self.pass_ended(pass, Ok(()), now);
         self.look_again(now);
         self.begin_waiting(now);
+    }
+
+    /// What nobody holds and two looks in a row have not named leaves the pool.
+    fn drop_unnamed(&mut self, unnamed: &[Ipv4Addr], batch: &mut Vec<Write>) -> Vec<Ipv4Addr> {
+        let mut left = Vec::new();
+        for address in unnamed {
+            if self.pool.miss(*address) >= AGREEING && self.pool.drop_free(*address) {
+                batch.push(Write::DeleteAddress(*address));
+                left.push(*address);
+            }
+        }
+        left
     }
 
     /// Attachments that were rebuilt from their links before EC2 had told its ENIs' ids get them now.
@@ -224,6 +228,7 @@ impl Owner {
                 // So that it is durable, and the stamp there, at once.
                 self.pulse.hurry(now);
                 self.note(Note::Ready);
+                self.step(Step::Ready, |_| "ready: ADD is served".to_owned(), now);
                 self.begin_recorded(now);
             }
             self.begin_waiting(now);

@@ -8,13 +8,16 @@ mod host;
 mod start;
 mod status;
 mod store;
+mod switches;
+mod sync;
 mod tombstone;
 mod watch;
 
 use super::event::PathSight;
 use super::*;
 use crate::cloud::{
-    CloudObservation, EniAttachment, EniAttachmentStatus, EniObservation, InstanceIdentity, InstanceLimits,
+    CloudError, CloudErrorKind, CloudObservation, EniAttachment, EniAttachmentStatus, EniObservation,
+    InstanceIdentity, InstanceLimits, Mutated, Mutation,
 };
 use crate::host_net::model::take;
 use crate::host_net::{Planned, Reason};
@@ -72,6 +75,20 @@ struct Bench {
     hold_commits: bool,
     /// What EC2 lets the node do; `None` when nothing is to be changed there.
     ec2: Option<grow::Ec2>,
+    /// What the cloud tells otherwise.
+    cloud_tells: fn(&mut CloudObservation),
+    /// How often the cloud was looked at.
+    looks: u32,
+    /// What was asked of EC2.
+    mutations: Vec<Mutation>,
+    /// What EC2 answers to it.
+    mutated: fn(&Mutation) -> Completion,
+    /// The names that were to be resolved.
+    names: Vec<String>,
+    /// What the kernel says to a step that it refuses.
+    cause: &'static str,
+    /// What they are resolved to.
+    resolves: Result<Vec<Ipv4Addr>, String>,
 }
 
 fn host() -> HostView {
@@ -127,9 +144,20 @@ impl Bench {
         no_cloud: bool,
         refuses: fn(&HostStep) -> bool,
     ) -> Bench {
+        let config = OwnerConfig { cooldown: Duration::from_secs(30), ..OwnerConfig::default() };
+        Bench::start_with(config, addresses, stored, view, no_cloud, refuses)
+    }
+
+    fn start_with(
+        config: OwnerConfig,
+        addresses: u8,
+        stored: Stored,
+        view: HostView,
+        no_cloud: bool,
+        refuses: fn(&HostStep) -> bool,
+    ) -> Bench {
         let now = Timestamp::from_millis(1000);
         let boot = BootId::new("boot-1");
-        let config = OwnerConfig { cooldown: Duration::from_secs(30), ..OwnerConfig::default() };
         let (owner, outcome) = Owner::restore(config, stored.clone(), &view, &boot, now).unwrap();
         let mut bench = Bench {
             owner,
@@ -161,9 +189,32 @@ impl Bench {
             stamps: Vec::new(),
             hold_commits: false,
             ec2: None,
+            cloud_tells: |_| {},
+            looks: 0,
+            mutations: Vec::new(),
+            mutated: |mutation| panic!("one full ENI is all: {mutation:?}"),
+            names: Vec::new(),
+            cause: "no",
+            resolves: Err("no such host".into()),
         };
         bench.settle(outcome);
         bench
+    }
+
+    /// The host link of the first wiring.
+    fn wired(&self) -> LinkView {
+        let spec = &self.wires[0];
+        LinkView {
+            ifindex: spec.ifindex,
+            name: spec.host_name.to_string(),
+            mac: Some(spec.host_mac),
+            group: spec.group,
+            alias: spec.alias.clone(),
+            up: true,
+            mtu: spec.mtu,
+            kind: "veth".into(),
+            inet: crate::kernel::POD_INET,
+        }
     }
 
     fn cloud(&self) -> CloudObservation {
@@ -266,7 +317,7 @@ impl Bench {
                 let error = |(index, step)| HostStepError {
                     index: Some(index),
                     step: format!("{step:?}"),
-                    cause: "no".into(),
+                    cause: self.cause.into(),
                     gone: self.gone,
                 };
                 let failed = refused.map(error).collect();
@@ -288,12 +339,25 @@ impl Bench {
             EffectKind::ObserveCloud { .. } if self.no_cloud => Completion::CloudObserved(Err("away".into())),
             EffectKind::ObserveCloud { .. } => {
                 self.looks += 1;
-                Completion::CloudObserved(Ok(self.cloud()))
+                let mut seen = self.cloud();
+                (self.cloud_tells)(&mut seen);
+                Completion::CloudObserved(Ok(seen))
             }
-            EffectKind::Mutate(mutation) => match &mut self.ec2 {
-                Some(ec2) => Completion::Mutated(ec2.mutate(mutation)),
-                None => panic!("one full ENI is all: {mutation:?}"),
-            },
+            EffectKind::Mutate(mutation) => {
+                let intent = self.stored.intents.iter().any(|intent| intent.mutation == mutation);
+                assert!(intent, "{mutation:?} was called without its intent");
+                let done = match &mut self.ec2 {
+                    Some(ec2) => Completion::Mutated(ec2.mutate(mutation.clone())),
+                    None => (self.mutated)(&mutation),
+                };
+                self.mutations.push(mutation);
+                done
+            }
+            EffectKind::Resolve(names) => {
+                self.names.extend(names.iter().map(|(_, name)| name.clone()));
+                let answer = |(eni, _)| (eni, self.resolves.clone());
+                Completion::Resolved(names.into_iter().map(answer).collect())
+            }
             EffectKind::Consult(_) => Completion::Consulted(self.spool.clone()),
             EffectKind::Stamp { renewed, .. } => return self.stamps.push(renewed),
             EffectKind::WatchLinks(_) => return,

@@ -4,6 +4,7 @@
 //! record to commit. Does not own attachments, commits or timers: the owner does; `now` is an argument.
 
 mod pick;
+mod quarantine;
 
 use crate::record::{AddressRecord, AddressState, AttachmentId, EniRecord, EniState};
 use crate::time::Timestamp;
@@ -11,6 +12,9 @@ use eni_proto::debug::PoolCounts;
 use eni_proto::ids::EniId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+
+/// So many looks in a row must have missed an address before that counts.
+pub const AGREEING: u32 = 2;
 
 /// An ENI in the pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,8 +136,8 @@ impl Pool {
 
     /// Takes the free addresses of an ENI out of the pool; the ENI stays, and so does what is held or cooling.
     pub fn drop_all_free(&mut self, id: &EniId) -> Vec<Ipv4Addr> {
-        let free = |state: &AddressState| matches!(state, AddressState::Free { .. });
-        let of_eni = self.addresses.values().map(|a| &a.record).filter(|r| r.eni == *id && free(&r.state));
+        let of_eni = self.addresses.values().map(|a| &a.record);
+        let of_eni = of_eni.filter(|r| r.eni == *id && quarantine::is_unheld(&r.state));
         let gone: Vec<Ipv4Addr> = of_eni.map(|r| r.address).collect();
         for address in &gone {
             self.take_out(*address);
@@ -231,8 +235,7 @@ impl Pool {
 
     /// Takes a free address out of the pool; false when it is not free.
     pub fn drop_free(&mut self, address: Ipv4Addr) -> bool {
-        let free =
-            self.addresses.get(&address).is_some_and(|a| matches!(a.record.state, AddressState::Free { .. }));
+        let free = self.addresses.get(&address).is_some_and(|a| quarantine::is_unheld(&a.record.state));
         if free {
             self.take_out(address);
         }
@@ -270,7 +273,10 @@ impl Pool {
     pub fn claim(&mut self, address: Ipv4Addr, eni: &EniId, holder: &AttachmentId) -> Option<AddressRecord> {
         if let Some(known) = self.addresses.get(&address) {
             match &known.record.state {
-                AddressState::Allocated { attachment } if attachment == holder => {
+                AddressState::Allocated { attachment }
+                | AddressState::Quarantined { attachment: Some(attachment), .. }
+                    if attachment == holder =>
+                {
                     return Some(known.record.clone());
                 }
                 AddressState::Allocated { .. } | AddressState::Quarantined { .. } => return None,
@@ -296,7 +302,9 @@ impl Pool {
         until: Timestamp,
     ) -> Option<AddressRecord> {
         match &self.addresses.get(&address)?.record.state {
-            AddressState::Allocated { attachment: holder } if holder == attachment => {}
+            AddressState::Allocated { attachment: holder }
+            | AddressState::Quarantined { attachment: Some(holder), .. }
+                if holder == attachment => {}
             _ => return None,
         }
         Some(self.transition(address, |record| {
@@ -335,8 +343,12 @@ impl Pool {
         while let Some(&(until, address)) = self.cooled.first()
             && until <= now
         {
+            // What EC2 did not name twice in a row while it was held or cooling is nobody's to give.
+            let missed = self.addresses.get(&address).is_some_and(|a| a.missed >= AGREEING);
             let state = if self.withheld.contains(&address) {
                 on_the_host()
+            } else if missed {
+                quarantine::not_named()
             } else {
                 AddressState::Free { since: until }
             };

@@ -355,6 +355,7 @@ impl HostKernel for FakeKernel {
             forward: self.forward,
             globals: None,
             others: Vec::new(),
+            peer_list: None,
         })
     }
 }

@@ -62,6 +62,7 @@ fn lay_host(pair: &mut Pair<'_>) {
         enis: BTreeMap::from([(1, Ipv4Addr::new(10, 9, 0, 1)), (2, Ipv4Addr::new(10, 9, 32, 7))]),
         vpc_cidrs: BTreeSet::from(["10.9.0.0/16".parse().unwrap()]),
         snat: true,
+        block_metadata: false,
     };
     pair.apply(HostStep::ReplaceNft { text: render(&table) });
 }

@@ -181,7 +181,7 @@ fn the_text_of_any_number_of_enis_loads() {
             let enis = (1..=count).map(|k| (k, Ipv4Addr::new(10, 9, 3, k as u8))).collect();
             let cidrs = ["10.9.0.0/16", "10.9.1.0/24", "10.10.0.0/16"];
             let cidrs = cidrs.iter().take(count as usize - 1).map(|cidr| cidr.parse().unwrap()).collect();
-            let text = nft::render(&nft::Table { enis, vpc_cidrs: cidrs, snat });
+            let text = nft::render(&nft::Table { enis, vpc_cidrs: cidrs, snat, block_metadata: snat });
             assert_eq!(host.apply(&[HostStep::ReplaceNft { text }]), [], "{count} ENIs");
             let marks = (2..=count).all(|k| table(&node).contains(&format!("chain to{k} {{")));
             assert!(marks, "{count} ENIs");

@@ -36,7 +36,7 @@ pub struct Setup {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SetupError {
     /// The instance type is not in the table.
-    #[error("instance type {0:?} is not known; see data/eni-limits.csv")]
+    #[error("instance type {0:?} is not known; see ipamd/core/data/eni-limits.csv")]
     UnknownType(String),
     /// More addresses than the type carries.
     #[error("{instance_type} carries {most} secondary addresses per ENI, {asked} were asked for")]

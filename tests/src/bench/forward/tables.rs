@@ -29,7 +29,7 @@ pub(crate) fn conntrack(node: &Node) -> String {
 pub(crate) fn steering(node: &Node) -> String {
     let enis = (1..).zip(node.enis.iter().copied()).collect();
     let cidr = node.vpc.parse().expect("a CIDR");
-    nft::render(&nft::Table { enis, vpc_cidrs: [cidr].into(), snat: true })
+    nft::render(&nft::Table { enis, vpc_cidrs: [cidr].into(), snat: true, block_metadata: false })
 }
 
 /// A stand-in for kube-proxy's nft mode: verdict maps over all services, a chain for each, and its filter chains, which

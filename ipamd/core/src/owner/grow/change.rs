@@ -197,12 +197,13 @@ impl Owner {
                 batch.extend(self.pool.set_state(eni, EniState::Deleting).map(Write::PutEni));
                 batch.extend(self.pool.drop_all_free(eni).into_iter().map(Write::DeleteAddress));
             }
+            Mutation::SetSecurityGroups { .. } | Mutation::SetDeleteOnTermination { .. } => {
+                self.attribute_refused(mutation, error, now);
+            }
             Mutation::Attach { eni, .. }
             | Mutation::Unassign { eni, .. }
             | Mutation::Detach { eni, .. }
-            | Mutation::Delete { eni }
-            | Mutation::SetSecurityGroups { eni, .. }
-            | Mutation::SetDeleteOnTermination { eni, .. } => {
+            | Mutation::Delete { eni } => {
                 // Its state is another than we thought: the next look says which.
                 self.growth.held.insert(eni.clone(), (until, error.to_string()));
                 self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);

@@ -34,6 +34,7 @@ impl Owner {
             || growth.doubt.is_some()
             || !growth.strangers.is_empty()
             || !growth.absent.is_empty()
+            || self.repair.is_asking()
             || growth.apart.keys().any(|id| self.pool.eni(id).is_some_and(|e| e.record.state.is_laid()))
     }
 
@@ -51,7 +52,7 @@ impl Owner {
         seen: &CloudObservation,
         begun: Timestamp,
     ) -> Vec<Write> {
-        let (enis, tagged) = (&seen.enis, seen.tagged);
+        let tagged = seen.tagged;
         let growth = &mut self.growth;
         growth.replan();
         growth.doubt = match growth.doubt {
@@ -61,9 +62,8 @@ impl Owner {
         growth.foreign.clone_from(&plan.foreign);
         growth.seen.extend(plan.seen.iter().map(|(id, seen)| (id.clone(), *seen)));
         growth.touched.retain(|_, at| *at >= begun);
-        let primary = self.pool.primary().map(|e| e.record.id.clone());
-        if let Some(primary) = enis.iter().find(|e| Some(&e.id) == primary.as_ref()) {
-            growth.security_groups.clone_from(&primary.security_groups);
+        if !plan.security_groups.is_empty() {
+            growth.security_groups.clone_from(&plan.security_groups);
         }
         let mut batch = Vec::new();
         // The look has answered what became of these: states and addresses follow from it.
@@ -76,7 +76,21 @@ impl Owner {
         self.lose_apart(plan, &mut batch);
         self.forget_absent(plan, &mut batch);
         self.adopt_strangers(plan, &mut batch);
+        self.freeze(plan, begun, &mut batch);
         batch
+    }
+
+    /// ENIs of ours that a tag forbids to change are left as they are: nothing new is allocated from them, and nothing is
+    /// asked of EC2 about them until a later look finds the tag gone.
+    fn freeze(&mut self, plan: &eni_sync::SyncPlan, begun: Timestamp, batch: &mut Vec<Write>) {
+        let until = begun + 2 * self.config.describe_period.max(eni_sync::OLDEST);
+        for id in &plan.frozen {
+            self.growth.held.insert(id.clone(), (until, format!("{id} is tagged no-manage")));
+            if self.pool.eni(id).is_some_and(|e| e.record.state == EniState::InUse) {
+                self.note(Note::EniState { eni: id.clone(), state: EniState::Draining });
+                batch.extend(self.pool.set_state(id, EniState::Draining).map(Write::PutEni));
+            }
+        }
     }
 
     /// ENIs that two looks in a row did not name go, unless somebody holds an address of theirs.
@@ -121,6 +135,7 @@ impl Owner {
             self.pool.set_link(id, None);
         }
         batch.extend(self.pool.drop_all_free(id).into_iter().map(Write::DeleteAddress));
+        self.quarantine_eni(id, batch);
     }
 
     pub(super) fn drop_eni(&mut self, id: &EniId, batch: &mut Vec<Write>) {

@@ -5,6 +5,7 @@
 //! outcome is not known is a question: a create is repeated with its token (`change`), the others are answered by the
 //! next look (`look`). Does not plan.
 
+mod attributes;
 mod change;
 mod look;
 
@@ -192,7 +193,7 @@ impl Owner {
 
     /// Whether the planner may be asked: what the start left is answered, and the cloud has told what there is.
     pub(super) fn may_plan(&self) -> bool {
-        self.gate.cloud && !self.draining && self.gate.committed()
+        self.gate.cloud && !self.draining && self.gate.committed() && self.hands_off().is_none()
     }
 
     /// Plans when something changed; a plan with steps is the `capacity` reconciler's next pass.
@@ -249,7 +250,7 @@ impl Owner {
     }
 
     /// ADDs that nothing under way or planned can serve are told so at once, the last that came first.
-    fn refuse_short(&mut self, plan: &Plan, now: Timestamp) {
+    pub(super) fn refuse_short(&mut self, plan: &Plan, now: Timestamp) {
         let Some((short, why)) = &plan.short else { return };
         if !self.gate.open() || self.evidence.is_asked() {
             return; // what is found out of dead sandboxes may serve them

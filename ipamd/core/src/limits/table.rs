@@ -1,10 +1,9 @@
 //! What instance types carry. Made by `scripts/make-limits` from `data/eni-limits.csv`: do not edit.
 //!
-//! Owns the rows, sorted by type: type, network interfaces on card 0, IPv4 addresses per interface, whether
-//! interfaces take prefixes.
+//! Owns the rows, sorted by type: type, network interfaces on card 0, IPv4 addresses per interface, prefixes.
 
 #[rustfmt::skip]
-pub(crate) static LIMITS: &[(&str, u32, u32, bool)] = &[
+pub(super) static LIMITS: &[(&str, u32, u32, bool)] = &[
     ("a1.2xlarge", 4, 15, true),
     ("a1.4xlarge", 8, 30, true),
     ("a1.large", 3, 10, true),
