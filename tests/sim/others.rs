@@ -32,8 +32,8 @@ impl History {
             self.world.kernel.harm(what, which, address)
         };
         let Some(trigger) = trigger else { return };
-        if matches!(what, 1 | 6) {
-            // Route and alias prove a link whole: without them one that is not stored as live yet is undone by a restart.
+        if matches!(what, 1 | 6 | 15) {
+            // Link, route and alias prove an attachment whole: without them one that is not stored as live yet is undone by a restart.
             let stored = &self.world.stored.attachments;
             let live = |key: &AttachmentKey| {
                 stored.iter().any(|r| r.key == *key && r.state == AttachmentState::Live)

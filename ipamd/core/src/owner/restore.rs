@@ -115,6 +115,7 @@ impl Owner {
             out: Outcome::default(),
         };
         owner.register(now);
+        owner.keep_out_what_was_given_back(now);
         owner.release_strays(strays, now);
         for record in stored.attachments {
             owner.restore_record(record, host, now);

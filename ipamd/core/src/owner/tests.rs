@@ -1,6 +1,7 @@
 //! The owner by hand: one event at a time, with a store that commits and a kernel that does as it is told. Random
 //! histories with faults and crashes are in the seeded simulation.
 
+mod capacity;
 mod check;
 mod gc;
 mod host;
@@ -63,6 +64,12 @@ struct Bench {
     stamps: Vec<Timestamp>,
     /// The store does not answer.
     hold_commits: bool,
+    /// An EC2 that can be changed; none where one full ENI is all.
+    ec2: Option<capacity::SmallEc2>,
+    /// Changes at EC2 are held.
+    hold_changes: bool,
+    /// What the start asks for.
+    begun: Option<Outcome>,
 }
 
 fn host() -> HostView {
@@ -118,11 +125,19 @@ impl Bench {
         no_cloud: bool,
         refuses: fn(&HostStep) -> bool,
     ) -> Bench {
+        let config = OwnerConfig { cooldown: Duration::from_secs(30), ..OwnerConfig::default() };
+        let mut bench = Bench::bare(config, addresses, stored, view);
+        (bench.no_cloud, bench.refuses) = (no_cloud, refuses);
+        bench.begin();
+        bench
+    }
+
+    /// The start of the owner is over, and nothing that it asks for is done yet.
+    fn bare(config: OwnerConfig, addresses: u8, stored: Stored, view: HostView) -> Bench {
         let now = Timestamp::from_millis(1000);
         let boot = BootId::new("boot-1");
-        let config = OwnerConfig { cooldown: Duration::from_secs(30), ..OwnerConfig::default() };
         let (owner, outcome) = Owner::restore(config, stored.clone(), &view, &boot, now).unwrap();
-        let mut bench = Bench {
+        Bench {
             owner,
             stored,
             now,
@@ -137,23 +152,38 @@ impl Bench {
             replies: Vec::new(),
             wires: Vec::new(),
             view,
-            no_cloud,
+            no_cloud: false,
             reaped: Vec::new(),
             links_stay: false,
             applied: Vec::new(),
             mends: false,
             paths: BTreeMap::new(),
             notes: Vec::new(),
-            refuses,
+            refuses: |_| false,
             spool: Ok(None),
             stamps: Vec::new(),
             hold_commits: false,
-        };
-        bench.settle(outcome);
-        bench
+            ec2: None,
+            hold_changes: false,
+            begun: Some(outcome),
+        }
+    }
+
+    fn begin(&mut self) {
+        if let Some(outcome) = self.begun.take() {
+            self.settle(outcome);
+        }
     }
 
     fn cloud(&self) -> CloudObservation {
+        let one = self.one_full_eni();
+        match &self.ec2 {
+            Some(ec2) => CloudObservation { limits: ec2.limits.clone(), enis: ec2.enis.clone(), ..one },
+            None => one,
+        }
+    }
+
+    fn one_full_eni(&self) -> CloudObservation {
         let instance: eni_proto::ids::InstanceId = "i-1".parse().unwrap();
         CloudObservation {
             identity: InstanceIdentity {
@@ -205,6 +235,7 @@ impl Bench {
                 EffectKind::Look(_) => self.hold_looks,
                 EffectKind::ObserveHost => self.hold_host,
                 EffectKind::Commit(_) => self.hold_commits,
+                EffectKind::Mutate(_) => self.hold_changes,
                 _ => false,
             };
             if held {
@@ -271,7 +302,10 @@ impl Bench {
             }
             EffectKind::ObserveCloud { .. } if self.no_cloud => Completion::CloudObserved(Err("away".into())),
             EffectKind::ObserveCloud { .. } => Completion::CloudObserved(Ok(self.cloud())),
-            EffectKind::Mutate(mutation) => panic!("one full ENI is all: {mutation:?}"),
+            EffectKind::Mutate(mutation) => match &mut self.ec2 {
+                Some(ec2) => Completion::Mutated(ec2.mutate(&mutation, &self.stored)),
+                None => panic!("one full ENI is all: {mutation:?}"),
+            },
             EffectKind::Consult(_) => Completion::Consulted(self.spool.clone()),
             EffectKind::Stamp { renewed, .. } => return self.stamps.push(renewed),
             EffectKind::WatchLinks(_) => return,
