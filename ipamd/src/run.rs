@@ -6,6 +6,7 @@
 use crate::completions::{CompletionSender, Finished, completions};
 use crate::config::Config;
 use crate::debug::query::QueryClient;
+use crate::executors::budget::Budgeted;
 use crate::executors::cloud::{self, Cloud};
 use crate::executors::netlink;
 use crate::instance_lock::{self, InstanceLock};
@@ -21,6 +22,7 @@ use crate::{clock, debug, limits, memory, metrics};
 use embedded_vpc::client::ControlClient;
 use eni_proto::debug::StartStep;
 use eni_proto::ids::{BootId, MacAddr};
+use ipamd_core::budget::{Budget, Part};
 use ipamd_core::kernel::HostKernel;
 use ipamd_core::owner::event::{Completion, EffectId};
 use ipamd_core::owner::{Owner, OwnerConfig};
@@ -169,7 +171,10 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
         reaper: threads.netlink("reaper", vec![open()?], &done)?,
         cloud: {
             let client = Arc::new(ControlClient::new(&config.cloud.control));
-            let (sender, task) = cloud::task(Cloud { enis: client.clone(), metadata: client }, done.clone());
+            // An EC2 of one's own: it is asked as often as there is need, and listened to when it throttles.
+            let enis = Budgeted::new(client.clone(), Budget::new(Part::Alone), metrics.clone());
+            let cloud = Cloud { enis: Arc::new(enis), metadata: client };
+            let (sender, task) = cloud::task(cloud, done.clone());
             outer.spawn(task);
             sender
         },
@@ -207,6 +212,8 @@ fn owner_config(config: &Config) -> OwnerConfig {
         extra_vpc_cidrs: config.data_plane.extra_vpc_cidrs.clone(),
         max_waiters: config.sockets.max_waiters,
         targets: config.capacity,
+        subnets: config.placement.subnets.clone(),
+        security_groups: config.placement.security_groups.clone(),
         poll: config.timing.poll,
         describe_period: config.timing.describe_period,
         host_period: config.timing.host_period,
@@ -214,7 +221,6 @@ fn owner_config(config: &Config) -> OwnerConfig {
         status_grace: config.timing.status_grace,
         fail_when_full: config.pool.fail_when_full,
         no_cloud: config.cloud.no_cloud,
-        security_groups: config.cloud.security_groups.clone(),
         ignore_peer: config.data_plane.ignore_peer,
         block_metadata: config.data_plane.block_metadata,
     }

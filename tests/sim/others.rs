@@ -32,6 +32,14 @@ impl History {
         if matches!(what, 1 | 6) {
             self.forget_unproven();
         }
+        if what == 15 {
+            // Without its link one that is not stored as live yet is undone by a restart.
+            let stored = &self.world.stored.attachments;
+            let live = |key: &AttachmentKey| {
+                stored.iter().any(|r| r.key == *key && r.state == AttachmentState::Live)
+            };
+            self.promises.retain(|key, _| live(key));
+        }
         self.say(&format!("harm {what} {which} {trigger:?}"));
         if self.dice.chance(70) {
             self.send(Event::HostChanged(BTreeSet::from([trigger])));

@@ -8,7 +8,7 @@ use crate::world::{Fault, Lie, World};
 use eni_proto::ids::{AttachmentKey, NetnsCookie};
 use eni_proto::reply;
 use eni_proto::request::Mode;
-use ipamd_core::capacity::Targets;
+use ipamd_core::capacity::{PER_PREFIX, PoolMode, Targets};
 use ipamd_core::cloud::EniObservation;
 use ipamd_core::host_net;
 use ipamd_core::invariant;
@@ -69,6 +69,7 @@ pub(crate) struct Promise {
 
 /// One random history.
 pub(crate) struct History {
+    seed: u64,
     pub(crate) dice: Dice,
     pub(crate) world: World,
     pub(crate) owner: Owner,
@@ -106,12 +107,20 @@ pub(crate) struct History {
 
 pub(crate) const CONTAINERS: usize = 5;
 
-fn config() -> OwnerConfig {
-    let targets =
-        Targets { warm_enis: 1, minimum_ip: 0, no_release: false, release_after: Duration::from_secs(5) };
+/// Most nodes keep an ENI's worth warm; some count addresses, and some have prefixes where the model's type takes them.
+fn config(seed: u64) -> OwnerConfig {
+    let released = Targets { release_after: Duration::from_secs(5), ..Targets::default() };
+    let targets = match seed % 8 {
+        3 | 6 => Targets { warm_ip: Some(WARM_IP), ..released },
+        5 => Targets { mode: PoolMode::Prefixes, ..released },
+        _ => released,
+    };
     let poll = Duration::from_millis(500);
     OwnerConfig { cooldown: Duration::from_secs(2), targets, poll, ..OwnerConfig::default() }
 }
+
+/// What nodes that count addresses keep free.
+const WARM_IP: u32 = 1;
 
 pub(crate) fn key(container: u8) -> AttachmentKey {
     AttachmentKey {
@@ -127,9 +136,10 @@ impl History {
         let mut world = World::new();
         let now = Timestamp::from_millis(1_000);
         let view = world.kernel.observe().expect("the fake observes");
-        let (owner, outcome) =
-            Owner::restore(config(), world.stored.clone(), &view, &world.boot, now).expect("an empty store");
+        let (owner, outcome) = Owner::restore(config(seed), world.stored.clone(), &view, &world.boot, now)
+            .expect("an empty store");
         let mut history = History {
+            seed,
             dice: Dice(seed),
             world,
             owner,
@@ -508,7 +518,7 @@ impl History {
         self.now = self.now + Duration::from_millis(50);
         let view = self.world.kernel.observe().expect("the fake observes");
         let (owner, outcome) =
-            Owner::restore(config(), self.world.stored.clone(), &view, &self.world.boot, self.now)
+            Owner::restore(config(self.seed), self.world.stored.clone(), &view, &self.world.boot, self.now)
                 .expect("the same boot");
         self.owner = owner;
         self.next_op += 1;
@@ -619,20 +629,32 @@ impl History {
         ours == 0 && idle && settled && self.nothing_leaks(counts.free) && answered
     }
 
-    /// EC2 has the ENIs and addresses that are stored and no others, and none of them is beyond the warm target of two.
+    /// EC2 has the ENIs, prefixes and addresses that are stored and no others, and none of them is beyond the targets.
     fn nothing_leaks(&self, free: usize) -> bool {
         let enis = self.world.ec2.enis();
         let stored = &self.world.stored;
         let known = |e: &EniObservation| {
-            stored.enis.iter().any(|r| r.id == e.id && r.state == EniState::InUse)
-                && e.secondary
-                    .iter()
-                    .all(|a| stored.addresses.iter().any(|r| r.address == *a && r.eni == e.id))
+            let of_eni = |a: &Ipv4Addr| stored.addresses.iter().any(|r| r.address == *a && r.eni == e.id);
+            stored.enis.iter().any(|r| r.id == e.id && r.state == EniState::InUse && r.prefixes == e.prefixes)
+                && e.for_containers().all(|a| of_eni(&a))
         };
-        let held: usize = enis.iter().map(|e| e.secondary.len()).sum();
+        let held: usize = enis.iter().map(|e| e.for_containers().count()).sum();
         let same =
             enis.iter().all(known) && stored.enis.len() == enis.len() && stored.addresses.len() == held;
-        same && free == held && enis.iter().skip(1).all(|e| free - e.secondary.len() < 2)
+        same && free == held && self.nothing_is_too_much(enis, free)
+    }
+
+    fn nothing_is_too_much(&self, enis: &[EniObservation], free: usize) -> bool {
+        let targets = config(self.seed).targets;
+        let of = |e: &EniObservation| e.for_containers().count();
+        let (warm, most) =
+            match (targets.warm_ip, self.world.has_prefixes() && targets.mode == PoolMode::Prefixes) {
+                // The slack below which nothing moves is one address each way.
+                (Some(warm), _) => (warm as usize + 1, warm as usize + 2),
+                (None, true) => (PER_PREFIX, 2 * PER_PREFIX - 1),
+                (None, false) => (2, usize::MAX),
+            };
+        free <= most && enis.iter().skip(1).all(|e| free - of(e) < warm)
     }
 }
 

@@ -3,10 +3,12 @@
 //! Owns carrying out one effect at once, with or without a fault. Does not decide when: the scheduler does.
 
 use crate::kernel::FakeKernel;
+use embedded_vpc::limits;
 use embedded_vpc::model::{Ec2, Setup, Transition};
 use eni_proto::ids::{AttachmentKey, BootId, EniId, MacAddr, NetnsCookie};
 use ipamd_core::cloud::{
-    CloudError, CloudErrorKind, CloudObservation, EniAttachmentStatus, EniScope, Mutated, Mutation,
+    CloudError, CloudErrorKind, CloudObservation, EniAttachmentStatus, EniObservation, EniScope, Mutated,
+    Mutation,
 };
 use ipamd_core::kernel::{FIRST_IFINDEX, HostKernel, HostStepError, WireError, WireStep};
 use ipamd_core::owner::event::{Completion, Effect, EffectId, EffectKind, PathSight};
@@ -133,7 +135,12 @@ impl World {
             .enis()
             .iter()
             .filter(|e| e.attachment.as_ref().is_some_and(|a| a.status == EniAttachmentStatus::Attached));
-        attached.flat_map(|e| &e.secondary).any(|a| *a == address)
+        attached.flat_map(EniObservation::for_containers).any(|a| a == address)
+    }
+
+    /// Whether the node's type takes prefixes.
+    pub(crate) fn has_prefixes(&self) -> bool {
+        limits::of(&self.ec2.setup().instance_type).is_some_and(|limits| limits.prefixes)
     }
 
     fn look(&mut self, tagged: bool) -> Result<CloudObservation, CloudError> {

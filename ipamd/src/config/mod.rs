@@ -3,8 +3,10 @@
 //! Owns every key: the raw form (unknown keys refused), the rules, and the typed form that is passed down. This is the
 //! one place of ipamd that reads the environment: ENI_IPAMD_CONFIG names the file, ENI_IPAMD_LOG the log level.
 
+mod capacity;
 mod raw;
 
+use eni_proto::ids::SubnetId;
 use ipamd_core::capacity::Targets;
 use ipnet::Ipv4Net;
 use raw::Raw;
@@ -27,6 +29,8 @@ pub struct Config {
     pub pool: Pool,
     /// How many ENIs and addresses the node should have.
     pub capacity: Targets,
+    /// Where new ENIs lie.
+    pub placement: Placement,
     /// Links and packets.
     pub data_plane: DataPlane,
     /// The sockets' bounds.
@@ -57,8 +61,6 @@ pub struct Cloud {
     pub control: PathBuf,
     /// EC2 and the metadata service are neither asked nor changed.
     pub no_cloud: bool,
-    /// The security groups of our ENIs; empty: the primary's.
-    pub security_groups: Vec<String>,
 }
 
 /// The pool.
@@ -68,6 +70,15 @@ pub struct Pool {
     pub cooldown: Duration,
     /// STATUS fails while no address is free and none is coming.
     pub fail_when_full: bool,
+}
+
+/// Where new ENIs lie.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// The subnets, in the order of preference; empty: the primary ENI's.
+    pub subnets: Vec<SubnetId>,
+    /// The security groups; empty: the primary ENI's.
+    pub security_groups: Vec<String>,
 }
 
 /// Links and packets.
@@ -254,6 +265,25 @@ mod tests {
         assert_eq!(config.metrics.listen, None);
         assert_eq!((config.pool.fail_when_full, config.timing.status_grace), (true, Duration::from_secs(3)));
         assert_eq!(parse(&config.render()).unwrap(), config);
+    }
+
+    #[test]
+    fn the_targets_are_read_and_what_is_unset_stays_unset() {
+        let text = "[capacity]\nmode = \"prefixes\"\nwarm_ip = 0\nwarm_prefixes = 2\nmax_enis = 3\nmax_pods = 110\n\
+                    subnets = [\"subnet-0a\", \"subnet-0b\"]\nsecurity_groups = [\"sg-0a\"]\n";
+        let config = parse(text).unwrap();
+        let wanted = Targets {
+            mode: ipamd_core::capacity::PoolMode::Prefixes,
+            warm_ip: Some(0),
+            warm_prefixes: 2,
+            max_enis: 3,
+            max_pods: 110,
+            ..Targets::default()
+        };
+        assert_eq!(config.capacity, wanted);
+        assert_eq!((config.placement.subnets.len(), config.placement.security_groups.len()), (2, 1));
+        assert_eq!(parse(&config.render()).unwrap(), config);
+        assert_eq!(parse("").unwrap().capacity.warm_ip, None);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Owns names, units and ranges of keys; conf/ipamd.toml documents each. A key ends with its unit.
 
+use super::capacity::RawCapacity;
 use super::{Cloud, Config, DataPlane, Log, LogFormat, MetricsConfig, Paths, Pool, Sockets, Timing};
-use ipamd_core::capacity::Targets;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -39,7 +39,6 @@ struct RawCloud {
     kind: String,
     control: String,
     no_cloud: bool,
-    security_groups: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,15 +54,6 @@ struct RawPool {
 enum WhenFull {
     Ok,
     Fail,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct RawCapacity {
-    warm_enis: u32,
-    minimum_ip: u32,
-    no_release: bool,
-    release_after_ms: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -138,7 +128,6 @@ impl Default for RawCloud {
             kind: "embedded".into(),
             control: "/run/embedded-vpc/control.sock".into(),
             no_cloud: false,
-            security_groups: Vec::new(),
         }
     }
 }
@@ -146,12 +135,6 @@ impl Default for RawCloud {
 impl Default for RawPool {
     fn default() -> Self {
         RawPool { cooldown_ms: 30_000, status_when_full: WhenFull::Ok }
-    }
-}
-
-impl Default for RawCapacity {
-    fn default() -> Self {
-        RawCapacity { warm_enis: 1, minimum_ip: 0, no_release: false, release_after_ms: 60_000 }
     }
 }
 
@@ -207,7 +190,7 @@ pub(super) struct Broken {
     pub(super) rule: &'static str,
 }
 
-fn broken(key: &'static str, value: &(impl ToString + ?Sized), rule: &'static str) -> Broken {
+pub(super) fn broken(key: &'static str, value: &(impl ToString + ?Sized), rule: &'static str) -> Broken {
     Broken { key, value: value.to_string(), rule }
 }
 
@@ -220,7 +203,7 @@ fn absolute(key: &'static str, text: &str) -> Result<PathBuf, Broken> {
     }
 }
 
-fn within<T: PartialOrd + ToString + Copy>(
+pub(super) fn within<T: PartialOrd + ToString + Copy>(
     key: &'static str,
     value: T,
     low: T,
@@ -228,18 +211,6 @@ fn within<T: PartialOrd + ToString + Copy>(
     rule: &'static str,
 ) -> Result<T, Broken> {
     if value >= low && value <= high { Ok(value) } else { Err(broken(key, &value, rule)) }
-}
-
-/// The most security groups of an ENI (Amazon VPC quotas, "Security groups per network interface": 5, at most 16).
-const MOST_GROUPS: usize = 16;
-
-fn groups(ids: Vec<String>) -> Result<Vec<String>, Broken> {
-    let is_id = |id: &String| id.strip_prefix("sg-").is_some_and(|rest| !rest.is_empty());
-    if ids.len() <= MOST_GROUPS && ids.iter().all(is_id) {
-        return Ok(ids);
-    }
-    let rule = "must be at most 16 ids of security groups, as \"sg-0123456789abcdef0\"";
-    Err(broken("cloud.security_groups", &format!("{ids:?}"), rule))
 }
 
 impl RawCloud {
@@ -250,7 +221,6 @@ impl RawCloud {
         Ok(Cloud {
             control: absolute("cloud.control", &self.control)?,
             no_cloud: self.no_cloud,
-            security_groups: groups(self.security_groups)?,
         })
     }
 }
@@ -306,11 +276,7 @@ impl Raw {
         let poll = within("timing.poll_ms", self.timing.poll_ms, 10, 60_000, "must be 10 to 60000")?;
         let host = self.timing.host_period_ms;
         let host = within("timing.host_period_ms", host, 1_000, hour, "must be 1000 to 3600000")?;
-        let warm = within("capacity.warm_enis", self.capacity.warm_enis, 0, 15, "must be 0 to 15")?;
-        let minimum =
-            within("capacity.minimum_ip", self.capacity.minimum_ip, 0, 10_000, "must be 0 to 10000")?;
-        let release = self.capacity.release_after_ms;
-        let release = within("capacity.release_after_ms", release, 0, hour, "must be 0 to 3600000")?;
+        let (capacity, placement) = self.capacity.validate()?;
         let drain = within("timing.drain_ms", self.timing.drain_ms, 0, 60_000, "must be 0 to 60000")?;
         let grace = self.timing.status_grace_ms;
         let grace = within("timing.status_grace_ms", grace, 1_000, hour, "must be 1000 to 3600000")?;
@@ -325,12 +291,8 @@ impl Raw {
                 cooldown: Duration::from_millis(cooldown),
                 fail_when_full: self.pool.status_when_full == WhenFull::Fail,
             },
-            capacity: Targets {
-                warm_enis: warm,
-                minimum_ip: minimum,
-                no_release: self.capacity.no_release,
-                release_after: Duration::from_millis(release),
-            },
+            capacity,
+            placement,
             data_plane: DataPlane {
                 mtu,
                 txqueuelen: queue,
@@ -355,7 +317,7 @@ impl Raw {
     }
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -373,18 +335,12 @@ impl From<&Config> for Raw {
                 kind: "embedded".into(),
                 control: config.cloud.control.display().to_string(),
                 no_cloud: config.cloud.no_cloud,
-                security_groups: config.cloud.security_groups.clone(),
             },
             pool: RawPool {
                 cooldown_ms: millis(config.pool.cooldown),
                 status_when_full: if config.pool.fail_when_full { WhenFull::Fail } else { WhenFull::Ok },
             },
-            capacity: RawCapacity {
-                warm_enis: config.capacity.warm_enis,
-                minimum_ip: config.capacity.minimum_ip,
-                no_release: config.capacity.no_release,
-                release_after_ms: millis(config.capacity.release_after),
-            },
+            capacity: RawCapacity::from((&config.capacity, &config.placement)),
             data_plane: RawDataPlane {
                 mtu: config.data_plane.mtu,
                 txqueuelen: config.data_plane.txqueuelen,

@@ -57,6 +57,9 @@ defs! {
     RECONCILER_PASSES = "reconciler_passes", "counter", "reconciler: eni_sync, host_net, capacity; outcome: ok, failed", "Passes of each reconciler";
     LOG_LINES_DROPPED = "log_lines_dropped", "counter", "", "Log lines that were dropped because stderr was not read in time";
     EC2_CHANGES = "ec2_changes", "counter", "call: the seven calls that change an ENI, as EC2 names them; outcome: ok, failed", "Changes asked of EC2";
+    EC2_WAITS = "ec2_waits", "counter", "call: as EC2 names it", "Calls to EC2 that waited for their turn in ipamd's own budget";
+    EC2_WAIT_SECONDS = "ec2_wait_seconds", "counter", "call: as EC2 names it", "Seconds that they waited";
+    EC2_THROTTLED = "ec2_throttled", "counter", "call: as EC2 names it", "Calls that EC2 throttled";
     REFUSED = "refused_requests", "counter", "reason: too_many, not_root, slow, bad_frame, bad_request", "Connections and requests of cni.sock that were refused";
 }
 

@@ -4,6 +4,7 @@
 //! computed from the owner's state at scrape, so they cannot drift from it. Interprets nothing.
 
 pub mod defs;
+pub mod ec2;
 pub mod expose;
 
 use crate::debug::query::Snapshot;
@@ -215,6 +216,8 @@ pub struct Metrics {
     refused: Family<ReasonLabels, Counter>,
     ec2_calls: Family<CallLabels, Counter>,
     store_replaced: Family<ReplacedLabels, Counter>,
+    /// Waits for EC2, and throttled calls.
+    pub ec2: ec2::Ec2Waits,
     netlink: Arc<Counters>,
 }
 
@@ -247,6 +250,7 @@ impl Metrics {
             refused: Family::default(),
             ec2_calls: Family::default(),
             store_replaced: Family::default(),
+            ec2: ec2::Ec2Waits::default(),
             netlink,
         }
     }
@@ -353,6 +357,7 @@ impl Metrics {
         put!(defs::BROKEN, self.broken);
         put!(defs::REFUSED, self.refused);
         put!(defs::EC2_CHANGES, self.ec2_calls);
+        self.ec2.register(registry);
         let netlink = [
             (defs::NETLINK_MESSAGES, &self.netlink.messages),
             (defs::NETLINK_SENDS, &self.netlink.sends),

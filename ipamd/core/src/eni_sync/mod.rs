@@ -215,7 +215,11 @@ fn compare(
     if !matches!(source, Source::Ec2 | Source::Record) {
         plan.found.push((eni.id.clone(), primary, source));
     }
-    let record = record(eni, primary, index.unwrap_or(0), state);
+    let mut record = record(eni, primary, index.unwrap_or(0), state);
+    if let Some(known) = known.filter(|_| stale) {
+        // What has come or gone since is not in this look.
+        record.prefixes.clone_from(&known.prefixes);
+    }
     if known.is_none_or(|known| *known != record) {
         plan.enis.push(record);
     }
@@ -236,6 +240,9 @@ fn compare(
     // The primary address is the node's own: it is never given to a container, whatever an answer lists.
     for address in eni.for_containers().filter(|a| *a != primary) {
         named.insert(address);
+        if pool.is_given_back(address) {
+            continue; // EC2 has it back, and does not say so yet
+        }
         let list = if pool.address(address).is_some() { &mut plan.named } else { &mut plan.arrived };
         list.push((address, eni.id.clone()));
     }

@@ -3,6 +3,7 @@
 //! Owns the values that decisions depend on, already validated. Does not read a file.
 
 use crate::capacity::Targets;
+use eni_proto::ids::SubnetId;
 use ipnet::Ipv4Net;
 use std::time::Duration;
 
@@ -26,6 +27,10 @@ pub struct OwnerConfig {
     pub max_waiters: usize,
     /// How many ENIs and addresses the node should have.
     pub targets: Targets,
+    /// Where new ENIs lie, in the order of preference; empty: in the primary's subnet.
+    pub subnets: Vec<SubnetId>,
+    /// The security groups of our ENIs; empty: the primary's.
+    pub security_groups: Vec<String>,
     /// The time between two looks while something at EC2 is on its way.
     pub poll: Duration,
     /// The time between two looks at EC2.
@@ -40,8 +45,6 @@ pub struct OwnerConfig {
     pub fail_when_full: bool,
     /// EC2 and the metadata service are neither asked nor changed.
     pub no_cloud: bool,
-    /// The security groups of our ENIs; empty: the primary's.
-    pub security_groups: Vec<String>,
     /// Wire although amazon-vpc-cni is active on the node.
     pub ignore_peer: bool,
     /// Drop what pods send to the instance metadata service.
@@ -58,12 +61,9 @@ impl Default for OwnerConfig {
             snat: true,
             extra_vpc_cidrs: Vec::new(),
             max_waiters: 512,
-            targets: Targets {
-                warm_enis: 1,
-                minimum_ip: 0,
-                no_release: false,
-                release_after: Duration::from_secs(60),
-            },
+            targets: Targets::default(),
+            subnets: Vec::new(),
+            security_groups: Vec::new(),
             poll: Duration::from_secs(2),
             describe_period: Duration::from_secs(30),
             host_period: Duration::from_secs(60),
@@ -71,7 +71,6 @@ impl Default for OwnerConfig {
             status_grace: Duration::from_secs(60),
             fail_when_full: false,
             no_cloud: false,
-            security_groups: Vec::new(),
             ignore_peer: false,
             block_metadata: false,
         }

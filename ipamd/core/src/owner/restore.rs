@@ -123,6 +123,7 @@ impl Owner {
         };
         owner.host.see_peer(host);
         owner.register(now);
+        owner.keep_out_what_was_given_back(now);
         owner.release_strays(strays, now);
         for record in stored.attachments {
             owner.restore_record(record, host, now);

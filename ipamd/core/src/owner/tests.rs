@@ -1,6 +1,7 @@
 //! The owner by hand: one event at a time, with a store that commits and a kernel that does as it is told. Random
 //! histories with faults and crashes are in the seeded simulation.
 
+mod capacity;
 mod check;
 mod gc;
 mod grow;
@@ -77,8 +78,6 @@ struct Bench {
     ec2: Option<grow::Ec2>,
     /// What the cloud tells otherwise.
     cloud_tells: fn(&mut CloudObservation),
-    /// How often the cloud was looked at.
-    looks: u32,
     /// What was asked of EC2.
     mutations: Vec<Mutation>,
     /// What EC2 answers to it.
@@ -89,6 +88,12 @@ struct Bench {
     cause: &'static str,
     /// What they are resolved to.
     resolves: Result<Vec<Ipv4Addr>, String>,
+    /// An EC2 that can be changed; none where one full ENI is all.
+    small: Option<capacity::SmallEc2>,
+    /// Changes at EC2 are held.
+    hold_changes: bool,
+    /// What the start asks for.
+    begun: Option<Outcome>,
 }
 
 fn host() -> HostView {
@@ -156,10 +161,18 @@ impl Bench {
         no_cloud: bool,
         refuses: fn(&HostStep) -> bool,
     ) -> Bench {
+        let mut bench = Bench::bare(config, addresses, stored, view);
+        (bench.no_cloud, bench.refuses) = (no_cloud, refuses);
+        bench.begin();
+        bench
+    }
+
+    /// The start of the owner is over, and nothing that it asks for is done yet.
+    fn bare(config: OwnerConfig, addresses: u8, stored: Stored, view: HostView) -> Bench {
         let now = Timestamp::from_millis(1000);
         let boot = BootId::new("boot-1");
         let (owner, outcome) = Owner::restore(config, stored.clone(), &view, &boot, now).unwrap();
-        let mut bench = Bench {
+        Bench {
             owner,
             stored,
             now,
@@ -174,7 +187,7 @@ impl Bench {
             replies: Vec::new(),
             wires: Vec::new(),
             view,
-            no_cloud,
+            no_cloud: false,
             looks: 0,
             reaped: Vec::new(),
             links_stay: false,
@@ -183,22 +196,28 @@ impl Bench {
             wired_path: PathSight::Namespace,
             paths: BTreeMap::new(),
             notes: Vec::new(),
-            refuses,
+            refuses: |_| false,
             gone: false,
             spool: Ok(None),
             stamps: Vec::new(),
             hold_commits: false,
             ec2: None,
             cloud_tells: |_| {},
-            looks: 0,
             mutations: Vec::new(),
             mutated: |mutation| panic!("one full ENI is all: {mutation:?}"),
             names: Vec::new(),
             cause: "no",
             resolves: Err("no such host".into()),
-        };
-        bench.settle(outcome);
-        bench
+            small: None,
+            hold_changes: false,
+            begun: Some(outcome),
+        }
+    }
+
+    fn begin(&mut self) {
+        if let Some(outcome) = self.begun.take() {
+            self.settle(outcome);
+        }
     }
 
     /// The host link of the first wiring.
@@ -218,6 +237,14 @@ impl Bench {
     }
 
     fn cloud(&self) -> CloudObservation {
+        let one = self.one_full_eni();
+        match &self.small {
+            Some(ec2) => CloudObservation { limits: ec2.limits.clone(), enis: ec2.enis.clone(), ..one },
+            None => one,
+        }
+    }
+
+    fn one_full_eni(&self) -> CloudObservation {
         let instance: eni_proto::ids::InstanceId = "i-1".parse().unwrap();
         CloudObservation {
             identity: InstanceIdentity {
@@ -271,6 +298,7 @@ impl Bench {
                 EffectKind::Look(_) => self.hold_looks,
                 EffectKind::ObserveHost => self.hold_host,
                 EffectKind::Commit(_) => self.hold_commits,
+                EffectKind::Mutate(_) => self.hold_changes,
                 _ => false,
             };
             if held {
@@ -346,9 +374,10 @@ impl Bench {
             EffectKind::Mutate(mutation) => {
                 let intent = self.stored.intents.iter().any(|intent| intent.mutation == mutation);
                 assert!(intent, "{mutation:?} was called without its intent");
-                let done = match &mut self.ec2 {
-                    Some(ec2) => Completion::Mutated(ec2.mutate(mutation.clone())),
-                    None => (self.mutated)(&mutation),
+                let done = match (&mut self.ec2, &mut self.small) {
+                    (Some(ec2), _) => Completion::Mutated(ec2.mutate(mutation.clone())),
+                    (_, Some(ec2)) => Completion::Mutated(ec2.mutate(&mutation, &self.stored)),
+                    _ => (self.mutated)(&mutation),
                 };
                 self.mutations.push(mutation);
                 done

@@ -4,17 +4,23 @@
 //! record to commit. Does not own attachments, commits or timers: the owner does; `now` is an argument.
 
 mod pick;
+mod prefixes;
 mod quarantine;
+
+pub use prefixes::GivenBack;
 
 use crate::record::{AddressRecord, AddressState, AttachmentId, EniRecord, EniState};
 use crate::time::Timestamp;
 use eni_proto::debug::PoolCounts;
 use eni_proto::ids::EniId;
-use std::collections::{BTreeMap, BTreeSet};
+use prefixes::{Group, GroupKey};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
 /// So many looks in a row must have missed an address before that counts.
 pub const AGREEING: u32 = 2;
+/// How many instants of allocations are remembered: as many as anybody asks for.
+const REMEMBERED: usize = 64;
 
 /// An ENI in the pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +57,8 @@ pub struct Pool {
     addresses: BTreeMap<Ipv4Addr, Address>,
     /// Free and laid, and named by the last look at EC2, by ENI, oldest first.
     available: BTreeMap<EniId, BTreeSet<(Timestamp, Ipv4Addr)>>,
+    /// Each ENI's addresses by what is given back at once: each prefix, and all that are outside of prefixes.
+    groups: BTreeMap<EniId, BTreeMap<GroupKey, Group>>,
     /// Cooling and reaped, by the end of the cooldown.
     cooled: BTreeSet<(Timestamp, Ipv4Addr)>,
     /// Addresses whose base route is not laid.
@@ -59,6 +67,10 @@ pub struct Pool {
     withheld: BTreeSet<Ipv4Addr>,
     /// Each ENI's addresses in numbers.
     counts: BTreeMap<EniId, PoolCounts>,
+    /// Addresses that were given back to EC2 lately, until when no look brings them back.
+    given_back: BTreeMap<Ipv4Addr, Timestamp>,
+    /// When the last addresses were handed out.
+    handed_out: VecDeque<Timestamp>,
     /// Goes up with every change of an ENI's or address's state.
     version: u64,
 }
@@ -104,7 +116,14 @@ impl Pool {
     /// Puts an ENI or replaces its record; the link stays as it was known.
     pub fn put_eni(&mut self, record: EniRecord) {
         let link = self.enis.get(&record.id).and_then(|e| e.link.clone());
+        let regrouped = self.regrouped(&record);
+        for address in &regrouped {
+            self.unindex(*address);
+        }
         self.enis.insert(record.id.clone(), Eni { record, link });
+        for address in &regrouped {
+            self.index(*address);
+        }
         self.version += 1;
     }
 
@@ -129,7 +148,7 @@ impl Pool {
             self.take_out(*address);
         }
         self.enis.remove(id);
-        self.available.remove(id);
+        self.groups.remove(id);
         self.counts.remove(id);
         Some(gone)
     }
@@ -193,7 +212,7 @@ impl Pool {
     }
 
     /// Takes an address that EC2 names into the pool, free from `now` on once it is laid. Of one that is there already
-    /// at most the ENI changes. The record to commit, if any.
+    /// at most the ENI changes; one that was given back lately stays out. The record to commit, if any.
     pub fn adopt(&mut self, address: Ipv4Addr, eni: &EniId, now: Timestamp) -> Option<AddressRecord> {
         if self.addresses.get(&address).is_some_and(|known| known.missed > 0) {
             self.unindex(address);
@@ -214,6 +233,9 @@ impl Pool {
             }
             self.index(address);
             return Some(record);
+        }
+        if self.given_back.get(&address).is_some_and(|until| *until > now) {
+            return None;
         }
         let state = AddressState::Free { since: now };
         let record = AddressRecord { address, eni: eni.clone(), state, generation: 0 };
@@ -259,10 +281,13 @@ impl Pool {
         }
     }
 
-    /// Gives the next address to an attachment: the fullest ENI that has a free one, its oldest free address.
+    /// Gives the next address to an attachment: the fullest ENI that has a free one, its fullest prefix, the oldest free
+    /// address.
     pub fn allocate(&mut self, attachment: &AttachmentId, now: Timestamp) -> Option<AddressRecord> {
         self.settle(now);
         let address = self.pick()?;
+        self.handed_out.truncate(REMEMBERED - 1);
+        self.handed_out.push_front(now);
         Some(self.transition(address, |record| {
             record.generation += 1;
             record.state = AddressState::Allocated { attachment: attachment.clone() };
@@ -340,6 +365,7 @@ impl Pool {
     /// Makes free what has cooled down by `now`. Nothing has to be committed: the stored end of the cooldown says the
     /// same after a restart.
     pub fn settle(&mut self, now: Timestamp) {
+        self.given_back.retain(|_, until| *until > now);
         while let Some(&(until, address)) = self.cooled.first()
             && until <= now
         {
@@ -398,7 +424,18 @@ impl Pool {
     /// How many addresses can be allocated at once.
     pub fn available(&self) -> usize {
         let usable = self.enis.values().filter(|e| e.is_usable());
-        usable.filter_map(|e| self.available.get(&e.record.id)).map(BTreeSet::len).sum()
+        let groups = usable.filter_map(|e| self.groups.get(&e.record.id)).flat_map(BTreeMap::values);
+        groups.map(|group| group.free.len()).sum()
+    }
+
+    /// How many addresses were handed out since an instant, as far as it is remembered: 64 at most.
+    pub fn handed_out_since(&self, then: Timestamp) -> usize {
+        self.handed_out.iter().take_while(|at| **at > then).count()
+    }
+
+    /// When the earliest of the allocations since an instant was.
+    pub fn earliest_handed_out_since(&self, then: Timestamp) -> Option<Timestamp> {
+        self.handed_out.iter().take_while(|at| **at > then).last().copied()
     }
 
     fn transition(&mut self, address: Ipv4Addr, change: impl FnOnce(&mut AddressRecord)) -> AddressRecord {
@@ -414,31 +451,39 @@ impl Pool {
     fn index(&mut self, address: Ipv4Addr) {
         self.version += 1;
         let Some(entry) = self.addresses.get(&address) else { return };
+        let group = self.group_of(&entry.record);
+        let groups = self.groups.entry(entry.record.eni.clone()).or_default();
+        let group = groups.entry(group).or_default();
         match entry.record.state {
             AddressState::Free { since } if entry.laid && entry.missed == 0 => {
-                self.available.entry(entry.record.eni.clone()).or_default().insert((since, address));
+                group.free.insert((since, address));
             }
             AddressState::Cooling { until, .. } if entry.reaped => {
                 self.cooled.insert((until, address));
             }
             _ => {}
         }
+        *count_of(&mut group.counts, &entry.record.state) += 1;
         *count_of(self.counts.entry(entry.record.eni.clone()).or_default(), &entry.record.state) += 1;
     }
 
     fn unindex(&mut self, address: Ipv4Addr) {
         self.version += 1;
         let Some(entry) = self.addresses.get(&address) else { return };
-        match entry.record.state {
-            AddressState::Free { since } => {
-                if let Some(set) = self.available.get_mut(&entry.record.eni) {
-                    set.remove(&(since, address));
-                }
+        let key = self.group_of(&entry.record);
+        if let AddressState::Cooling { until, .. } = entry.record.state {
+            self.cooled.remove(&(until, address));
+        }
+        if let Some(groups) = self.groups.get_mut(&entry.record.eni)
+            && let Some(group) = groups.get_mut(&key)
+        {
+            if let AddressState::Free { since } = entry.record.state {
+                group.free.remove(&(since, address));
             }
-            AddressState::Cooling { until, .. } => {
-                self.cooled.remove(&(until, address));
+            *count_of(&mut group.counts, &entry.record.state) -= 1;
+            if group.counts == PoolCounts::default() {
+                groups.remove(&key);
             }
-            AddressState::Allocated { .. } | AddressState::Quarantined { .. } => {}
         }
         if let Some(counts) = self.counts.get_mut(&entry.record.eni) {
             *count_of(counts, &entry.record.state) -= 1;

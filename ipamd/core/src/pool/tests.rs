@@ -1,6 +1,7 @@
 //! The pool against a reference model on a small domain: three ENIs, four addresses each, three holders.
 
 use super::*;
+use crate::capacity::Amount;
 use crate::record::EniState;
 use eni_proto::ids::{AttachmentKey, MacAddr};
 use proptest::prelude::*;
@@ -230,4 +231,74 @@ fn what_cools_does_not_leave_with_its_eni() {
     pool.reaped(address, &holder(1));
     pool.settle(now + Duration::from_secs(30));
     assert_eq!(pool.remove_eni(&id), Some(vec![address]));
+}
+
+/// One ENI with two prefixes and two single addresses, all laid.
+fn prefixed() -> (Pool, EniId, [ipnet::Ipv4Net; 2]) {
+    let mut pool = pool(1, 2);
+    let id = eni(0).id;
+    let prefixes = ["10.0.2.0/28", "10.0.2.16/28"].map(|text| text.parse().unwrap());
+    pool.add_prefixes(&id, &prefixes);
+    for address in prefixes.iter().flat_map(crate::cloud::addresses_of) {
+        pool.adopt(address, &id, Timestamp::ZERO);
+    }
+    pool.set_laid(&pool.addresses().map(|a| a.address).collect());
+    (pool, id, prefixes)
+}
+
+#[test]
+fn slots_are_counted_together_and_prefixes_are_whole() {
+    let (pool, id, _) = prefixed();
+    assert_eq!((pool.counts().free, pool.available()), (34, 34));
+    assert_eq!((pool.slots_used(&id), pool.free_singles(&id), pool.free_prefixes(&id)), (4, 2, 2));
+}
+
+#[test]
+fn single_addresses_come_before_an_empty_prefix_and_the_fullest_prefix_before_them() {
+    let (mut pool, id, prefixes) = prefixed();
+    let now = Timestamp::from_millis(100);
+    let singles = [1, 2].map(|n| pool.allocate(&holder(n), now).unwrap().address);
+    assert!(singles.iter().all(|a| a.octets()[2] == 0), "{singles:?}");
+    let inside = pool.allocate(&holder(3), now).unwrap().address;
+    let used = *prefixes.iter().find(|p| p.contains(&inside)).unwrap();
+    pool.release(singles[0], &holder(1), now);
+    pool.reaped(singles[0], &holder(1));
+    let next = pool.allocate(&holder(4), now).unwrap().address;
+    assert!(used.contains(&next), "{next}: not the single one, not the other prefix");
+    assert_eq!(pool.free_prefixes(&id), 1);
+    for n in 5..19 {
+        let address = pool.allocate(&holder(n), now).unwrap().address;
+        assert!(used.contains(&address), "{address}");
+    }
+    assert_eq!(pool.allocate(&holder(19), now).unwrap().address, singles[0]);
+}
+
+#[test]
+fn what_is_given_back_leaves_whole_and_stays_out() {
+    let (mut pool, id, prefixes) = prefixed();
+    let (now, until) = (Timestamp::from_millis(100), Timestamp::from_millis(200));
+    for n in 1..4 {
+        pool.allocate(&holder(n), now);
+    }
+    let back = pool.give_back(&id, Amount::Prefixes(5), until);
+    assert_eq!((back.prefixes.len(), back.addresses.len()), (1, 16), "the other one is held from");
+    assert_eq!(back.record.map(|r| r.prefixes.len()), Some(1));
+    assert_eq!(pool.adopt(back.addresses[0], &id, now), None, "a look that is older");
+    assert!(pool.adopt(back.addresses[0], &id, until).is_some());
+    assert!(prefixes.contains(&back.prefixes[0]));
+    assert_eq!(pool.give_back(&id, Amount::Addresses(5), until).addresses, [back.addresses[0]]);
+    pool.welcome([back.addresses[1]].into_iter());
+    assert!(pool.adopt(back.addresses[1], &id, now).is_some(), "EC2 has assigned it again");
+}
+
+#[test]
+fn the_last_allocations_are_remembered() {
+    let (mut pool, ..) = prefixed();
+    for n in 1..=5 {
+        pool.allocate(&holder(n), Timestamp::from_millis(n * 10));
+    }
+    let then = Timestamp::from_millis(20);
+    assert_eq!(pool.handed_out_since(then), 3);
+    assert_eq!(pool.earliest_handed_out_since(then), Some(Timestamp::from_millis(30)));
+    assert_eq!(pool.earliest_handed_out_since(Timestamp::from_millis(50)), None);
 }

@@ -7,33 +7,43 @@ use super::super::commit::RecordId;
 use super::super::event::{EffectKind, Note};
 use super::super::{Owner, Purpose};
 use super::{AGREEING, Intent, Stage};
-use crate::capacity::Seen;
-use crate::cloud::{CloudError, CloudErrorKind, INSTANCE_TAG, Mutated, Mutation};
+use crate::capacity::{Amount, Seen};
+use crate::cloud::{CloudError, CloudErrorKind, INSTANCE_TAG, Mutated, Mutation, addresses_of};
 use crate::eni_sync;
 use crate::record::{EniState, IntentRecord, Write};
 use crate::time::Timestamp;
+use eni_proto::ids::{EniId, SubnetId};
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 /// The wait for another ENI after one could not be attached doubles so often at most.
 const ATTACH_DOUBLINGS: u32 = 7;
 
 impl Owner {
-    pub(super) fn create(&mut self, secondary: u32, now: Timestamp) {
+    pub(super) fn create(&mut self, subnet: SubnetId, amount: Amount, now: Timestamp) {
         let Some(instance) = self.node.instance.as_ref().map(|i| i.id.clone()) else { return };
-        let Some(subnet) = self.pool.primary().map(|e| e.record.subnet.clone()) else { return };
+        let (secondary, prefixes) = amount.parameters();
         // A token is used once: by this instance, in this boot, for this intent, even when the store was lost.
         let words = format!("{instance} {:?} {} {}", self.node.boot, self.node.next_intent, now.as_nanos());
         let token: String = Sha1::digest(words.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
         let mutation = Mutation::Create {
             subnet,
-            security_groups: self.growth.security_groups.clone(),
+            security_groups: self.security_groups_of_enis().to_vec(),
             secondary,
-            prefixes: 0,
+            prefixes,
             tags: BTreeMap::from([(INSTANCE_TAG.to_owned(), instance.to_string())]),
             token,
         };
         self.mutate(mutation, Vec::new(), now);
+    }
+
+    /// The configured ones, else the primary's.
+    pub(in crate::owner) fn security_groups_of_enis(&self) -> &[String] {
+        match self.config.security_groups.as_slice() {
+            [] => &self.growth.security_groups,
+            configured => configured,
+        }
     }
 
     /// Writes the intent down, then calls.
@@ -81,6 +91,11 @@ impl Owner {
             None => {
                 self.growth.intents.remove(&id);
                 self.mark_dirty(RecordId::Intent(id), now);
+                // The records that went with it are written with the next commit.
+                let back = self.come_back(&record.mutation, None, now);
+                if !back.is_empty() {
+                    self.commit(Purpose::Housekeeping, back, now);
+                }
                 let refused = (now + self.config.poll, "an intent could not be recorded".to_owned());
                 if let Some(eni) = record.mutation.eni() {
                     self.growth.held.insert(eni.clone(), refused);
@@ -109,8 +124,10 @@ impl Owner {
         self.growth.intents.remove(&id);
         let mut batch = vec![Write::DeleteIntent(id)];
         match (mutation, done) {
-            (Mutation::Create { .. }, Mutated::Created(eni)) => {
+            (Mutation::Create { subnet, secondary, prefixes, .. }, Mutated::Created(eni)) => {
                 self.growth.create_refused = None;
+                self.growth.subnets.gave(subnet, Amount::of_parameters(*secondary, *prefixes));
+                self.pool.welcome(eni.for_containers());
                 match (self.pool.eni(&eni.id), eni.primary) {
                     (None, Some(primary)) => {
                         let record = eni_sync::record(&eni, primary, 0, EniState::Attaching);
@@ -130,13 +147,14 @@ impl Owner {
                 }
             }
             (Mutation::Assign { eni, .. }, Mutated::Assigned(addresses)) => {
-                self.growth.assign_refused = None;
-                let primaries: BTreeSet<_> = self.pool.enis().map(|e| e.record.primary).collect();
-                for address in addresses.iter().filter(|a| !primaries.contains(a)) {
-                    batch.extend(self.pool.adopt(*address, eni, now).map(Write::PutAddress));
-                }
-                self.wake_host_net(now);
+                self.assigned(eni, Amount::Addresses(1), &addresses, now, &mut batch);
             }
+            (Mutation::Assign { eni, .. }, Mutated::AssignedPrefixes(prefixes)) => {
+                batch.extend(self.pool.add_prefixes(eni, &prefixes).map(Write::PutEni));
+                let addresses: Vec<_> = prefixes.iter().flat_map(addresses_of).collect();
+                self.assigned(eni, Amount::Prefixes(1), &addresses, now, &mut batch);
+            }
+            (Mutation::Unassign { .. }, _) => self.unassigned(mutation, now),
             (Mutation::Attach { eni, .. } | Mutation::Detach { eni, .. }, _) => {
                 if matches!(mutation, Mutation::Attach { .. }) {
                     self.growth.attach_refusals = 0;
@@ -148,6 +166,27 @@ impl Owner {
             _ => self.driver.wake(self.reconcilers.eni_sync, now),
         }
         self.commit(Purpose::Housekeeping, batch, now);
+    }
+
+    /// Addresses have come to an ENI.
+    fn assigned(
+        &mut self,
+        eni: &EniId,
+        kind: Amount,
+        addresses: &[Ipv4Addr],
+        now: Timestamp,
+        batch: &mut Vec<Write>,
+    ) {
+        self.growth.assign_refused = None;
+        if let Some(subnet) = self.pool.eni(eni).map(|e| e.record.subnet.clone()) {
+            self.growth.subnets.gave(&subnet, kind);
+        }
+        self.pool.welcome(addresses.iter().copied());
+        let primaries: BTreeSet<_> = self.pool.enis().map(|e| e.record.primary).collect();
+        for address in addresses.iter().filter(|a| !primaries.contains(a)) {
+            batch.extend(self.pool.adopt(*address, eni, now).map(Write::PutAddress));
+        }
+        self.wake_host_net(now);
     }
 
     /// What EC2 refused, or did not answer.
@@ -167,6 +206,7 @@ impl Owner {
                 // What was seen of it was before this call.
                 self.growth.seen.remove(eni);
             }
+            self.unassigned(mutation, now);
             self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
             return;
         }
@@ -175,12 +215,11 @@ impl Owner {
         }
         let mut batch = vec![Write::DeleteIntent(id)];
         match mutation {
-            Mutation::Create { secondary, .. } if self.asks_for_less(error, *secondary, until) => {}
-            Mutation::Create { .. } => self.growth.create_refused = Some((until, error.to_string())),
-            Mutation::Assign { count, .. } if self.asks_for_less(error, *count, until) => {}
-            Mutation::Assign { eni, .. } => {
-                self.growth.assign_refused = Some((until, error.to_string()));
+            Mutation::Create { .. } | Mutation::Assign { .. } => self.growing_refused(mutation, error, now),
+            Mutation::Unassign { eni, .. } => {
+                batch.extend(self.come_back(mutation, Some(error), now));
                 self.growth.held.insert(eni.clone(), (until, error.to_string()));
+                self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
             }
             Mutation::Delete { eni } if error.kind == CloudErrorKind::NotFound => {
                 self.drop_eni(eni, &mut batch);
@@ -201,7 +240,6 @@ impl Owner {
                 self.attribute_refused(mutation, error, now);
             }
             Mutation::Attach { eni, .. }
-            | Mutation::Unassign { eni, .. }
             | Mutation::Detach { eni, .. }
             | Mutation::Delete { eni } => {
                 // Its state is another than we thought: the next look says which.
@@ -212,15 +250,41 @@ impl Owner {
         self.commit(Purpose::Housekeeping, batch, now);
     }
 
-    /// A subnet that has not so many addresses may have some: the next call asks for what is waited for, then for half of
-    /// it, and the refusal of a single one is the subnet's last word.
-    fn asks_for_less(&mut self, error: &CloudError, asked: u32, until: Timestamp) -> bool {
-        if error.kind != CloudErrorKind::SubnetFull || asked <= 1 {
-            return false;
+    /// More addresses were refused: by a subnet, by one ENI, or altogether.
+    fn growing_refused(&mut self, mutation: &Mutation, error: &CloudError, now: Timestamp) {
+        let (until, waiting) = (now + error.retry_after(), self.waiting.len());
+        match mutation {
+            // A subnet, or its groups, that EC2 does not know gives nothing either: another one may.
+            Mutation::Create { subnet, secondary, prefixes, .. }
+                if is_of_subnet(error) || error.kind == CloudErrorKind::NotFound =>
+            {
+                let asked = Amount::of_parameters(*secondary, *prefixes);
+                self.growth.subnets.refused(subnet, asked, waiting, error, now);
+            }
+            Mutation::Assign { eni, count, prefixes } if is_of_subnet(error) => {
+                if let Some(subnet) = self.pool.eni(eni).map(|e| e.record.subnet.clone()) {
+                    let asked = Amount::of_parameters(*count, *prefixes);
+                    self.growth.subnets.refused(&subnet, asked, waiting, error, now);
+                }
+            }
+            Mutation::Assign { eni, .. } => {
+                if !is_of_eni(error) {
+                    self.growth.assign_refused = Some((until, error.to_string()));
+                }
+                self.growth.held.insert(eni.clone(), (until, error.to_string()));
+                self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
+            }
+            _ => self.growth.create_refused = Some((until, error.to_string())),
         }
-        let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
-        let less = if (1..asked).contains(&waiting) { waiting } else { asked / 2 };
-        self.growth.ask_most = Some((until, less));
-        true
     }
+}
+
+/// Whether it is the subnet that refuses.
+fn is_of_subnet(error: &CloudError) -> bool {
+    matches!(error.kind, CloudErrorKind::SubnetFull | CloudErrorKind::PrefixesExhausted)
+}
+
+/// Whether it is this one ENI that refuses: it has more than we know, or is not what we think.
+fn is_of_eni(error: &CloudError) -> bool {
+    matches!(error.kind, CloudErrorKind::LimitReached | CloudErrorKind::NotFound | CloudErrorKind::InUse)
 }

@@ -7,20 +7,27 @@
 
 mod attributes;
 mod change;
+mod give_back;
 mod look;
+mod subnets;
 
 use super::event::{EffectKind, Ending, Note};
 use super::{Owner, Purpose};
-use crate::capacity::{self, Plan, Seen, Step, View};
+use crate::capacity::{self, Amount, Plan, PoolMode, Seen, Step, View};
 use crate::cloud::Mutation;
 use crate::kernel::Trigger;
 use crate::reconcile::driver::Pass;
 use crate::record::{EniState, IntentRecord, Write};
 use crate::time::Timestamp;
-use eni_proto::ids::{EniId, MacAddr};
+use eni_proto::ids::{EniId, MacAddr, SubnetId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use subnets::Subnets;
 
+/// A burst of ADDs comes within so long: what they need is asked for by one call. A call takes ten times as long.
+const GATHER: Duration = Duration::from_millis(20);
+/// ADDs of so long say how many come while EC2 is asked for more: an ENI takes about that to be attached.
+const RECENT: Duration = Duration::from_secs(10);
 /// How long an ENI that EC2 says is attached may be without its link and still count as coming.
 const LINK_COMES: Duration = Duration::from_secs(15);
 /// Looks that must agree before something at EC2 is given up.
@@ -56,8 +63,8 @@ pub(super) struct Growth {
     held: BTreeMap<EniId, (Timestamp, String)>,
     /// ENIs in use whose link is not there, since when.
     linkless: BTreeMap<EniId, Timestamp>,
-    /// The most addresses that one call asks for until then: the subnet had not as many as were asked for.
-    ask_most: Option<(Timestamp, u32)>,
+    /// What subnets refused.
+    subnets: Subnets,
     /// Device indexes of ENIs that others attached.
     foreign: BTreeSet<u32>,
     create_refused: Option<(Timestamp, String)>,
@@ -65,6 +72,10 @@ pub(super) struct Growth {
     /// How often in a row an ENI that was created could not be attached, so that it was for nothing.
     attach_refusals: u32,
     surplus_since: Option<Timestamp>,
+    /// When something was given back last, and nothing asked for since.
+    released: Option<Timestamp>,
+    /// How often what was given back was asked for again soon.
+    regret: u32,
     /// Looks in a row that named an ENI with our tag but without a record.
     strangers: BTreeMap<EniId, u32>,
     /// So many looks, begun from then on, must name what is attached to nothing: a create was given up that may have
@@ -107,7 +118,7 @@ impl Growth {
     /// What EC2 refused and is not worth asking again yet.
     pub(super) fn refusals(&self) -> impl Iterator<Item = &str> {
         let refused = [&self.create_refused, &self.assign_refused].into_iter().flatten();
-        refused.chain(self.held.values()).map(|(_, why)| why.as_str())
+        refused.chain(self.held.values()).map(|(_, why)| why.as_str()).chain(self.subnets.refusals())
     }
 
     /// The calls that are not answered, in words.
@@ -121,7 +132,7 @@ impl Growth {
         let before = self.held.len();
         self.held.retain(|_, (until, _)| *until > now);
         let mut expired = self.held.len() < before;
-        expired |= self.ask_most.take_if(|(until, _)| *until <= now).is_some();
+        expired |= self.subnets.expire(now);
         for refused in [&mut self.create_refused, &mut self.assign_refused] {
             expired |= refused.take_if(|(until, _)| *until <= now).is_some();
         }
@@ -134,9 +145,12 @@ impl Growth {
         self.planned = None;
     }
 
-    fn is_busy(&self, eni: &EniId, now: Timestamp) -> bool {
-        let changing = self.intents.values().any(|i| i.record.mutation.eni() == Some(eni));
-        changing || self.held.get(eni).is_some_and(|(until, _)| *until > now)
+    fn is_changing(&self, eni: &EniId) -> bool {
+        self.intents.values().any(|i| i.record.mutation.eni() == Some(eni))
+    }
+
+    fn is_held(&self, eni: &EniId, now: Timestamp) -> bool {
+        self.held.get(eni).is_some_and(|(until, _)| *until > now)
     }
 
     pub(super) fn deadline(&self) -> Option<Timestamp> {
@@ -147,8 +161,7 @@ impl Growth {
         let refused =
             [&self.create_refused, &self.assign_refused].into_iter().flatten().map(|(until, _)| *until);
         let held = self.held.values().map(|(until, _)| *until);
-        let most = self.ask_most.map(|(until, _)| until);
-        again.chain(held).chain(refused).chain(most).chain(self.plan_at).min()
+        again.chain(held).chain(refused).chain(self.subnets.deadline()).chain(self.plan_at).min()
     }
 }
 
@@ -157,38 +170,61 @@ impl Owner {
         let limits = self.gate.limits.clone()?;
         let growth = &self.growth;
         let assigning = |id: &EniId| {
-            let counts = growth.intents.values().filter_map(|i| match &i.record.mutation {
-                Mutation::Assign { eni, count, .. } if eni == id => Some(*count),
+            let mut calls = growth.intents.values().filter_map(|i| match &i.record.mutation {
+                Mutation::Assign { eni, count, prefixes } if eni == id => {
+                    Some(Amount::of_parameters(*count, *prefixes))
+                }
                 _ => None,
             });
-            counts.sum()
+            calls.next()
         };
-        let enis = self.pool.enis().map(|eni| capacity::EniView {
-            device_index: eni.record.device_index,
-            state: eni.record.state,
-            counts: self.pool.eni_counts(&eni.record.id),
-            busy: growth.is_busy(&eni.record.id, now),
-            seen: growth.seen.get(&eni.record.id).copied(),
-            assigning: assigning(&eni.record.id),
-            stuck: growth.linkless.get(&eni.record.id).is_some_and(|since| *since + LINK_COMES <= now),
-            id: eni.record.id.clone(),
+        let enis = self.pool.enis().map(|eni| {
+            let (id, held) = (&eni.record.id, growth.is_held(&eni.record.id, now));
+            capacity::EniView {
+                subnet: eni.record.subnet.clone(),
+                device_index: eni.record.device_index,
+                state: eni.record.state,
+                counts: self.pool.eni_counts(id),
+                slots: self.pool.slots_used(id),
+                free_singles: self.pool.free_singles(id),
+                free_prefixes: self.pool.free_prefixes(id),
+                busy: held || growth.is_changing(id),
+                held,
+                seen: growth.seen.get(id).copied(),
+                assigning: assigning(id),
+                stuck: growth.linkless.get(id).is_some_and(|since| *since + LINK_COMES <= now),
+                id: id.clone(),
+            }
         });
-        let creating = growth.intents.values().filter_map(|i| match i.record.mutation {
-            Mutation::Create { secondary, .. } => Some(secondary),
+        let creating = growth.intents.values().filter_map(|i| match &i.record.mutation {
+            Mutation::Create { subnet, secondary, prefixes, .. } => {
+                Some((subnet.clone(), Amount::of_parameters(*secondary, *prefixes)))
+            }
             _ => None,
         });
         Some(View {
             enis: enis.collect(),
+            subnets: self.subnets_of_new_enis(),
+            refusals: growth.subnets.views(),
             foreign: growth.foreign.clone(),
             waiting: self.waiting_for_address(),
             cooled: self.reaper.about_to_free(&self.pool, now),
+            recent: self.pool.handed_out_since(recent_since(now)),
             creating: creating.collect(),
             limits,
             create_refused: growth.create_refused.clone(),
             assign_refused: growth.assign_refused.clone(),
-            ask_most: growth.ask_most.map(|(_, most)| most),
             surplus_since: growth.surplus_since,
+            regret: growth.regret,
         })
+    }
+
+    /// The configured ones, else the primary's.
+    fn subnets_of_new_enis(&self) -> Vec<SubnetId> {
+        if self.config.subnets.is_empty() {
+            return self.pool.primary().map(|e| e.record.subnet.clone()).into_iter().collect();
+        }
+        self.config.subnets.clone()
     }
 
     /// Whether the planner may be asked: what the start left is answered, and the cloud has told what there is.
@@ -206,8 +242,10 @@ impl Owner {
             return;
         }
         let Some(plan) = self.plan_capacity(now) else { return };
-        if !plan.steps.is_empty() {
+        if !plan.steps.iter().all(Step::grows) {
             self.driver.wake(self.reconcilers.capacity, now);
+        } else if !plan.steps.is_empty() {
+            self.driver.wake_by(self.reconcilers.capacity, now + GATHER);
         }
         self.refuse_short(&plan, now);
         self.watch_links();
@@ -231,7 +269,10 @@ impl Owner {
         self.growth.surplus_since =
             if plan.surplus { Some(self.growth.surplus_since.unwrap_or(now)) } else { None };
         let stuck = self.growth.linkless.values().map(|since| *since + LINK_COMES).filter(|at| *at > now);
-        self.growth.plan_at = stuck.chain(plan.again).min();
+        // Recent demand that is not recent any more: what it kept warm may go.
+        let recent = self.pool.earliest_handed_out_since(recent_since(now)).map(|at| at + RECENT);
+        let recent = recent.filter(|_| self.config.targets.mode == PoolMode::Prefixes);
+        self.growth.plan_at = stuck.chain(plan.again).chain(recent).min();
         self.growth.planned = Some((self.pool.version(), self.waiting_for_address()));
         Some(plan)
     }
@@ -263,8 +304,13 @@ impl Owner {
     }
 
     fn take_step(&mut self, step: Step, now: Timestamp) {
+        if step.grows() {
+            self.growth.grew(&self.config.targets, now);
+        } else if step.gives_back() {
+            self.growth.gave_back(now);
+        }
         match step {
-            Step::Create { secondary } => self.create(secondary, now),
+            Step::Create { subnet, amount } => self.create(subnet, amount, now),
             Step::Attach { eni, device_index } => {
                 let Some(instance) = self.node.instance.as_ref().map(|i| i.id.clone()) else { return };
                 let Some(mut record) = self.pool.eni(&eni).map(|e| e.record.clone()) else { return };
@@ -273,13 +319,12 @@ impl Owner {
                 let mutation = Mutation::Attach { eni, instance, device_index };
                 self.mutate(mutation, vec![Write::PutEni(record)], now);
             }
-            Step::Assign { eni, count } => {
-                self.mutate(Mutation::Assign { eni, count, prefixes: 0 }, Vec::new(), now);
+            Step::Assign { eni, amount } => {
+                let (count, prefixes) = amount.parameters();
+                self.mutate(Mutation::Assign { eni, count, prefixes }, Vec::new(), now);
             }
-            Step::Drain { eni } => {
-                self.growth.surplus_since = None;
-                self.change_state(&eni, EniState::Draining, now);
-            }
+            Step::Unassign { eni, amount } => self.unassign(&eni, amount, now),
+            Step::Drain { eni } => self.change_state(&eni, EniState::Draining, now),
             Step::Undrain { eni } => self.change_state(&eni, EniState::InUse, now),
             Step::Detach { eni } => {
                 let mut batch: Vec<Write> =
@@ -328,6 +373,11 @@ impl Owner {
         self.host.triggers.insert(Trigger::Link);
         self.driver.wake_now(self.reconcilers.host_net, now);
     }
+}
+
+/// The beginning of what is recent.
+fn recent_since(now: Timestamp) -> Timestamp {
+    Timestamp::ZERO + now.since(Timestamp::ZERO + RECENT)
 }
 
 #[cfg(test)]
