@@ -17,7 +17,6 @@ use crate::shell::{Executors, Shell};
 use crate::spool::{SpoolError, SpoolThread};
 use crate::store::{CommitDone, Opened, Replaced, Report, Reserve, Store, StoreThread};
 use crate::{clock, debug, limits, memory, metrics, take_over};
-use embedded_vpc::client::ControlClient;
 use eni_proto::debug::StartStep;
 use eni_proto::ids::{BootId, MacAddr};
 use ipamd_core::kernel::HostKernel;
@@ -46,6 +45,9 @@ pub enum StartError {
     /// The clock or the boot id could not be read.
     #[error("the boot id could not be read from /proc/sys/kernel/random/boot_id")]
     Boot(#[source] std::io::Error),
+    /// There is no client of the configured cloud.
+    #[error("the cloud cannot be used")]
+    Cloud(#[from] cloud::NoCloud),
     /// The lock could not be taken.
     #[error("this node's ipamd lock could not be taken")]
     Lock(#[from] instance_lock::LockError),
@@ -109,6 +111,7 @@ impl Steps {
 /// Runs until SIGTERM, SIGINT or a hand-over.
 pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
     let mut steps = Steps { began: clock::now(), done: Vec::new() };
+    let cloud = Cloud::connect(&config.cloud)?;
     let boot = clock::boot_id().map_err(StartError::Boot)?;
     if ask_for_place {
         take_over::ask(&config.socket());
@@ -158,8 +161,7 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
         host: threads.netlink("host", vec![host], &done)?,
         reaper: threads.netlink("reaper", vec![open()?], &done)?,
         cloud: {
-            let client = Arc::new(ControlClient::new(&config.cloud.control));
-            let (sender, task) = cloud::task(Cloud { enis: client.clone(), metadata: client }, done.clone());
+            let (sender, task) = cloud::task(cloud, done.clone());
             outer.spawn(task);
             sender
         },

@@ -2,7 +2,9 @@
 //!
 //! Owns names, units and ranges of keys; conf/ipamd.toml documents each. A key ends with its unit.
 
-use super::{Cloud, Config, DataPlane, Log, LogFormat, MetricsConfig, Paths, Pool, Sockets, Timing};
+use super::{
+    Aws, Cloud, CloudKind, Config, DataPlane, Log, LogFormat, MetricsConfig, Paths, Pool, Sockets, Timing,
+};
 use ipamd_core::capacity::Targets;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,9 @@ struct RawPaths {
 struct RawCloud {
     kind: String,
     control: String,
+    region: String,
+    ec2_endpoint: String,
+    imds_endpoint: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -130,7 +135,13 @@ impl Default for RawPaths {
 
 impl Default for RawCloud {
     fn default() -> Self {
-        RawCloud { kind: "embedded".into(), control: "/run/embedded-vpc/control.sock".into() }
+        RawCloud {
+            kind: "embedded".into(),
+            control: "/run/embedded-vpc/control.sock".into(),
+            region: String::new(),
+            ec2_endpoint: String::new(),
+            imds_endpoint: String::new(),
+        }
     }
 }
 
@@ -219,6 +230,60 @@ fn within<T: PartialOrd + ToString + Copy>(
     if value >= low && value <= high { Ok(value) } else { Err(broken(key, &value, rule)) }
 }
 
+/// A URL of AWS's kind, or empty for none.
+fn endpoint(key: &'static str, text: String) -> Result<Option<String>, Broken> {
+    let rule = "must begin with http:// or https:// and name a host, or be empty";
+    let host = text.strip_prefix("http://").or(text.strip_prefix("https://"));
+    match host {
+        _ if text.is_empty() => Ok(None),
+        Some(host) if !host.is_empty() && !host.contains(char::is_whitespace) => Ok(Some(text)),
+        _ => Err(broken(key, &format!("{text:?}"), rule)),
+    }
+}
+
+impl RawCloud {
+    fn validate(self) -> Result<Cloud, Broken> {
+        let rule = "must be a Region's name as \"eu-central-1\", or empty";
+        let of_a_region = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if !self.region.chars().all(of_a_region) {
+            return Err(broken("cloud.region", &format!("{:?}", self.region), rule));
+        }
+        let kind = match self.kind.as_str() {
+            "embedded" => CloudKind::Embedded,
+            "ec2" => CloudKind::Ec2,
+            other => {
+                let rule = "must be \"embedded\" or \"ec2\"";
+                return Err(broken("cloud.kind", &format!("{other:?}"), rule));
+            }
+        };
+        Ok(Cloud {
+            kind,
+            control: absolute("cloud.control", &self.control)?,
+            aws: Aws {
+                region: Some(self.region).filter(|region| !region.is_empty()),
+                ec2_endpoint: endpoint("cloud.ec2_endpoint", self.ec2_endpoint)?,
+                imds_endpoint: endpoint("cloud.imds_endpoint", self.imds_endpoint)?,
+            },
+        })
+    }
+}
+
+impl From<&Cloud> for RawCloud {
+    fn from(cloud: &Cloud) -> RawCloud {
+        let kind = match cloud.kind {
+            CloudKind::Embedded => "embedded",
+            CloudKind::Ec2 => "ec2",
+        };
+        RawCloud {
+            kind: kind.into(),
+            control: cloud.control.display().to_string(),
+            region: cloud.aws.region.clone().unwrap_or_default(),
+            ec2_endpoint: cloud.aws.ec2_endpoint.clone().unwrap_or_default(),
+            imds_endpoint: cloud.aws.imds_endpoint.clone().unwrap_or_default(),
+        }
+    }
+}
+
 impl Raw {
     pub(super) fn validate(self) -> Result<Config, Broken> {
         within("version", self.version, 1, 1, "must be 1")?;
@@ -231,9 +296,6 @@ impl Raw {
             "" => run_dir.join("spool"),
             text => absolute("paths.spool", text)?,
         };
-        if self.cloud.kind != "embedded" {
-            return Err(broken("cloud.kind", &format!("{:?}", self.cloud.kind), "must be \"embedded\""));
-        }
         let cidrs = self.data_plane.extra_vpc_cidrs.iter().map(|text| {
             let rule = "must be IPv4 CIDRs without host bits, as \"10.2.0.0/16\"";
             let cidr: Option<Ipv4Net> = text.parse().ok();
@@ -286,7 +348,7 @@ impl Raw {
             within("sockets.max_waiters", self.sockets.max_waiters, 1, 65_536, "must be 1 to 65536")?;
         Ok(Config {
             paths: Paths { run_dir, store, spool },
-            cloud: Cloud { control: absolute("cloud.control", &self.cloud.control)? },
+            cloud: self.cloud.validate()?,
             pool: Pool {
                 cooldown: Duration::from_millis(cooldown),
                 fail_when_full: self.pool.status_when_full == WhenFull::Fail,
@@ -333,7 +395,7 @@ impl From<&Config> for Raw {
                 store: config.paths.store.display().to_string(),
                 spool: config.paths.spool.display().to_string(),
             },
-            cloud: RawCloud { kind: "embedded".into(), control: config.cloud.control.display().to_string() },
+            cloud: RawCloud::from(&config.cloud),
             pool: RawPool {
                 cooldown_ms: millis(config.pool.cooldown),
                 status_when_full: if config.pool.fail_when_full { WhenFull::Fail } else { WhenFull::Ok },
