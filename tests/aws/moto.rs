@@ -40,6 +40,8 @@ impl Moto {
 
     /// By a command that ends in a Python, in a network namespace if one is named.
     pub(crate) fn with(mut python: Command, netns: Option<&str>) -> Moto {
+        // What it would compile belongs to whoever made its environment.
+        python.env("PYTHONDONTWRITEBYTECODE", "1");
         let command = python.args(["-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]);
         let mut process =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

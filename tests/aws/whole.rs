@@ -128,7 +128,7 @@ fn the_whole_ipamd_on_a_foreign_ec2() {
         }
         let address = add(node, &format!("c{number}"), sandbox);
         assert!(given.insert(address), "{address} is given twice");
-        assert!(ping(&node.netns("node"), address, None), "the node reaches {address}");
+        wait::until("the node reaches it", || ping(&node.netns("node"), address, None));
     }
     let told = enis(&site.moto, &site.instance);
     let secondary: BTreeSet<Ipv4Addr> = told

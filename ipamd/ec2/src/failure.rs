@@ -65,13 +65,10 @@ fn kind_of(code: &str, status: u16) -> CloudErrorKind {
         | "RequestTimeout"
         | "RequestTimeoutException" => CloudErrorKind::Unreachable,
 
-        // "InvalidParameterCombination"-like codes of the wrong state of a thing, not of the request.
-        "IncorrectState"
-        | "IncorrectInstanceState"
-        | "InvalidIPAddress.InUse"
-        | "InvalidAttachment.InUse"
-        | "DependencyViolation"
-        | "ConcurrentTagAccess" => CloudErrorKind::InUse,
+        // The thing is in another state than the call needs.
+        "IncorrectState" | "IncorrectInstanceState" | "DependencyViolation" | "ConcurrentTagAccess" => {
+            CloudErrorKind::InUse
+        }
 
         // DescribeInstanceTypes of a type that the Region does not have.
         "InvalidInstanceType" => CloudErrorKind::NotFound,

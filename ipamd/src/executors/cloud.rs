@@ -1,8 +1,8 @@
 //! Asking the cloud, and changing it.
 //!
-//! Owns which cloud it is, and the tasks on the outer runtime: looks, one at a time (identity and limits once, the ENIs each time), and
-//! changes, each a task of its own, bounded in number. An answer that failed in any part is an error, never a smaller
-//! observation. Does not plan.
+//! Owns which cloud it is, and the tasks on the outer runtime: looks, one at a time (identity and limits once, the ENIs
+//! each time), and changes, each a task of its own, bounded in number. An answer that failed in any part is an error,
+//! never a smaller observation. Does not plan.
 
 use crate::completions::{CompletionSender, Finished};
 use crate::config::{self, CloudKind};
@@ -15,6 +15,7 @@ use ipamd_core::owner::event::{Completion, EffectId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
+use tracing::warn;
 
 /// Looks are single flight by the driver, changes one per ENI: this holds what a whole node can ask at once.
 const CAPACITY: usize = 128;
@@ -97,7 +98,7 @@ impl CloudSender {
 pub fn task(cloud: Cloud, done: CompletionSender) -> (CloudSender, impl Future<Output = ()> + Send) {
     let (sender, mut receiver) = mpsc::channel(CAPACITY);
     let run = async move {
-        let known = Arc::new(tokio::sync::Mutex::new(None));
+        let known = Arc::new(tokio::sync::Mutex::new(Known::default()));
         let seats = Arc::new(Semaphore::new(PARALLEL));
         while let Some((effect, ask)) = receiver.recv().await {
             let (cloud, done, known, seats) = (cloud.clone(), done.clone(), known.clone(), seats.clone());
@@ -119,19 +120,40 @@ pub fn task(cloud: Cloud, done: CompletionSender) -> (CloudSender, impl Future<O
     (CloudSender { queue: sender }, run)
 }
 
-async fn observe(
-    cloud: &Cloud,
-    known: &mut Option<(InstanceIdentity, InstanceLimits)>,
-    tagged: bool,
-) -> Result<CloudObservation, CloudError> {
-    let (identity, limits) = match known {
-        Some(known) => known.clone(),
-        None => {
-            let identity = cloud.metadata.identity().await?;
-            let limits = cloud.enis.describe_limits(&identity.instance_type).await?;
-            known.insert((identity, limits)).clone()
+/// What is asked once: it does not change while an instance runs.
+#[derive(Default)]
+struct Known {
+    identity: Option<InstanceIdentity>,
+    limits: Option<InstanceLimits>,
+}
+
+impl Known {
+    async fn identity(&mut self, cloud: &Cloud) -> Result<InstanceIdentity, CloudError> {
+        match &self.identity {
+            Some(identity) => Ok(identity.clone()),
+            None => Ok(self.identity.insert(cloud.metadata.identity().await?).clone()),
         }
-    };
+    }
+
+    /// EC2's, else those of the built-in table until EC2 answers.
+    async fn limits(&mut self, cloud: &Cloud, instance_type: &str) -> Result<InstanceLimits, CloudError> {
+        if let Some(limits) = &self.limits {
+            return Ok(limits.clone());
+        }
+        match cloud.enis.describe_limits(instance_type).await {
+            Ok(limits) => Ok(self.limits.insert(limits).clone()),
+            Err(error) => {
+                let Some(limits) = embedded_vpc::limits::of(instance_type) else { return Err(error) };
+                warn!(%error, instance_type, "EC2 does not tell what the instance type carries: the built-in table does");
+                Ok(limits)
+            }
+        }
+    }
+}
+
+async fn observe(cloud: &Cloud, known: &mut Known, tagged: bool) -> Result<CloudObservation, CloudError> {
+    let identity = known.identity(cloud).await?;
+    let limits = known.limits(cloud, &identity.instance_type).await?;
     let instance = identity.instance.clone();
     let mut enis: BTreeMap<_, EniObservation> = BTreeMap::new();
     // The tagged ones first: one that is attached meanwhile is told by the later answer.
@@ -144,4 +166,78 @@ async fn observe(
     // A hint: that it did not answer is told, and stops nothing.
     let metadata = cloud.metadata.interfaces().await.ok();
     Ok(CloudObservation { identity, limits, enis: enis.into_values().collect(), tagged, metadata })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipamd_core::cloud::{Answer, CloudErrorKind, MetadataEni, Mutated};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// An EC2 that does not tell limits the first time, and has no ENIs.
+    struct Silent {
+        asked: AtomicU32,
+        instance_type: &'static str,
+    }
+
+    impl EniApi for Silent {
+        fn describe_enis(&self, _: &EniScope) -> Answer<'_, Vec<EniObservation>> {
+            Box::pin(std::future::ready(Ok(Vec::new())))
+        }
+
+        fn describe_limits(&self, _: &str) -> Answer<'_, InstanceLimits> {
+            let first = self.asked.fetch_add(1, Ordering::SeqCst) == 0;
+            let refused = CloudError::new(CloudErrorKind::Unauthorized, "DescribeInstanceTypes", "denied");
+            let told = InstanceLimits { prefixes: true, ..InstanceLimits::new(3, 10) };
+            Box::pin(std::future::ready(if first { Err(refused) } else { Ok(told) }))
+        }
+
+        fn mutate(&self, _: &Mutation) -> Answer<'_, Mutated> {
+            Box::pin(std::future::ready(Ok(Mutated::Done)))
+        }
+    }
+
+    impl InstanceMetadata for Silent {
+        fn identity(&self) -> Answer<'_, InstanceIdentity> {
+            Box::pin(std::future::ready(Ok(InstanceIdentity {
+                instance: "i-1".parse().unwrap(),
+                instance_type: self.instance_type.to_owned(),
+                primary_mac: "02:00:00:00:00:01".parse().unwrap(),
+                vpc_cidrs: Vec::new(),
+                region: String::new(),
+                availability_zone: String::new(),
+            })))
+        }
+
+        fn interfaces(&self) -> Answer<'_, Vec<MetadataEni>> {
+            Box::pin(std::future::ready(Err(CloudError::new(
+                CloudErrorKind::Unreachable,
+                "GET",
+                "no answer",
+            ))))
+        }
+    }
+
+    fn silent(instance_type: &'static str) -> Cloud {
+        let cloud = Arc::new(Silent { asked: AtomicU32::new(0), instance_type });
+        Cloud { enis: cloud.clone(), metadata: cloud }
+    }
+
+    #[tokio::test]
+    async fn limits_are_the_tables_until_ec2_tells_them() {
+        let (cloud, mut known) = (silent("m5.large"), Known::default());
+        let first = observe(&cloud, &mut known, false).await.unwrap();
+        assert_eq!((first.limits, first.metadata), (InstanceLimits::new(3, 10), None));
+        let second = observe(&cloud, &mut known, false).await.unwrap();
+        assert!(second.limits.prefixes, "EC2 is asked again");
+        let error = observe(&silent("m5.huge"), &mut Known::default(), false).await.unwrap_err();
+        assert_eq!(error.kind, CloudErrorKind::Unauthorized, "a type that the table does not know");
+    }
+
+    #[cfg(not(feature = "ec2"))]
+    #[test]
+    fn a_build_without_the_sdk_says_how_to_get_one_with_it() {
+        let refused = aws(&config::Aws::default()).err().unwrap().to_string();
+        assert!(refused.contains("cargo build --release -p ipamd --features ec2"), "{refused}");
+    }
 }
