@@ -102,7 +102,7 @@ mod tests {
         told.seen_all(std::slice::from_ref(&one));
         let all = vec![address(10), address(11), address(12), address(13)];
         assert_eq!(told.new_addresses(&one.id, all.clone()), [address(12), address(13)]);
-        assert_eq!(told.new_addresses(&one.id, all), [], "they are known now");
+        assert!(told.new_addresses(&one.id, all).is_empty(), "they are known now");
         let prefixes = vec!["10.0.1.64/28".parse().unwrap(), "10.0.1.80/28".parse().unwrap()];
         assert_eq!(told.new_prefixes(&one.id, prefixes), ["10.0.1.80/28".parse().unwrap()]);
     }
