@@ -4,7 +4,7 @@
 //! out. Every step is timed for `ipamctl status`; those that need the cloud are the owner's (`owner::start`). Decides nothing about addresses.
 
 use crate::completions::{CompletionSender, Finished, completions};
-use crate::config::Config;
+use crate::config::{CloudKind, Config};
 use crate::debug::query::QueryClient;
 use crate::executors::budget::Budgeted;
 use crate::executors::cloud::{self, Cloud};
@@ -19,7 +19,6 @@ use crate::spool::{SpoolError, SpoolThread};
 use crate::store::{CommitDone, Opened, Replaced, Report, Reserve, Store, StoreThread};
 use crate::take_over::TakeOver;
 use crate::{clock, debug, limits, memory, metrics};
-use embedded_vpc::client::ControlClient;
 use eni_proto::debug::StartStep;
 use eni_proto::ids::{BootId, MacAddr};
 use ipamd_core::budget::{Budget, Part};
@@ -49,6 +48,9 @@ pub enum StartError {
     /// The clock or the boot id could not be read.
     #[error("the boot id could not be read from /proc/sys/kernel/random/boot_id")]
     Boot(#[source] std::io::Error),
+    /// There is no client of the configured cloud.
+    #[error("the cloud cannot be used")]
+    Cloud(#[from] cloud::NoCloud),
     /// The lock could not be taken.
     #[error("this node's ipamd lock could not be taken")]
     Lock(#[from] instance_lock::LockError),
@@ -112,6 +114,7 @@ impl Steps {
 /// Runs until SIGTERM, SIGINT or a hand-over.
 pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
     let mut steps = Steps { began: clock::now(), done: Vec::new() };
+    let cloud = Cloud::connect(&config.cloud)?;
     let boot = clock::boot_id().map_err(StartError::Boot)?;
     let mut place = ask_for_place.then(TakeOver::default);
     // Before the lock is tried: the first one leaves within its drain, and is not waited for in vain.
@@ -170,10 +173,13 @@ pub fn run(config: &Config, ask_for_place: bool) -> Result<(), StartError> {
         host: threads.netlink("host", vec![host], &done)?,
         reaper: threads.netlink("reaper", vec![open()?], &done)?,
         cloud: {
-            let client = Arc::new(ControlClient::new(&config.cloud.control));
-            // An EC2 of one's own: it is asked as often as there is need, and listened to when it throttles.
-            let enis = Budgeted::new(client.clone(), Budget::new(Part::Alone), metrics.clone());
-            let cloud = Cloud { enis: Arc::new(enis), metadata: client };
+            let part = match config.cloud.kind {
+                // An EC2 of one's own: it is asked as often as there is need, and listened to when it throttles.
+                CloudKind::Embedded => Part::Alone,
+                CloudKind::Ec2 => Part::OfAnAccount,
+            };
+            let enis = Arc::new(Budgeted::new(cloud.enis, Budget::new(part), metrics.clone()));
+            let cloud = Cloud { enis, metadata: cloud.metadata };
             let (sender, task) = cloud::task(cloud, done.clone());
             outer.spawn(task);
             sender

@@ -46,6 +46,14 @@ pub fn plugin() -> PathBuf {
         .unwrap_or_else(|| panic!("the plugin is not built in {}: run ./dev build", target.display()))
 }
 
+/// The Python of the tier `aws`, with what `tests/aws/requirements.txt` names.
+pub fn aws_python() -> PathBuf {
+    let target = folder().parent().expect("the profile's folder lies in target").to_owned();
+    let path = target.join("aws-venv/bin/python");
+    assert!(path.exists(), "{} is not made: run ./dev test aws", path.display());
+    path
+}
+
 /// Runs a program; what it printed, or its error.
 pub fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let output: Output = Command::new(program)

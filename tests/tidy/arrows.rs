@@ -12,9 +12,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("eni-proto", &[]),
     ("eni-cni", &["eni-proto"]),
     ("ipamd-core", &["eni-proto"]),
+    ("ipamd-ec2", &["ipamd-core", "eni-proto"]),
     ("ipamd-netlink", &["ipamd-core", "eni-proto"]),
     ("embedded-vpc", &["ipamd-core", "eni-proto"]),
-    ("ipamd", &["ipamd-core", "ipamd-netlink", "embedded-vpc", "eni-proto"]),
+    ("ipamd", &["ipamd-core", "ipamd-ec2", "ipamd-netlink", "embedded-vpc", "eni-proto"]),
 ];
 
 /// What may use all.

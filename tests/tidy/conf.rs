@@ -14,6 +14,7 @@ fn broken(source: &Source) -> Vec<String> {
     let found = match (parent.as_deref(), extension.as_str()) {
         (_, "conflist") => conflist(source),
         (_, "toml") => source.text.parse::<toml::Table>().err().map(|e| e.to_string()).into_iter().collect(),
+        (_, "json") if path.ends_with("iam-policy.json") => policy(source),
         (Some("sysctl.d"), "conf") => sysctl(source),
         (Some("systemd"), "service") => unit(source),
         (Some("network"), "network") => sections(source, &[("Match", None), ("Link", Some("Unmanaged=yes"))]),
@@ -59,6 +60,24 @@ fn conflist(source: &Source) -> Vec<String> {
         }
     }
     broken
+}
+
+/// An IAM policy's form; what it allows is judged by the tier `aws`.
+fn policy(source: &Source) -> Vec<String> {
+    let value: Value = match serde_json::from_str(&source.text) {
+        Ok(value) => value,
+        Err(error) => return vec![error.to_string()],
+    };
+    let whole = |statement: &Value| {
+        ["Sid", "Effect", "Action", "Resource"].iter().all(|key| !statement[*key].is_null())
+    };
+    let statements = value["Statement"].as_array().cloned().unwrap_or_default();
+    if statements.is_empty() || !statements.iter().all(whole) || value["Version"] != "2012-10-17" {
+        return vec![
+            "must have its Version, and Sid, Effect, Action and Resource in each Statement".to_owned(),
+        ];
+    }
+    Vec::new()
 }
 
 fn lines(source: &Source) -> impl Iterator<Item = (usize, &str)> {
@@ -188,6 +207,7 @@ fn tidy_bad_conf_is_found() {
         ("conf/x/conf.d/x.conf", "[main]\nplugins=keyfile\n", 1),
         ("conf/udev/rules.d/x.rules", "KERNEL==eni*, GOTO=\"end\"\n", 2),
         ("conf/x.yaml", "a: 1\n", 1),
+        ("conf/iam-policy.json", r#"{"Version": "2012-10-17", "Statement": [{"Effect": "Allow"}]}"#, 1),
         ("conf/20-x.conflist", r#"{"cniVersion": "1.0.0", "plugins": [], "disableGC": true}"#, 6),
         ("conf/05-x.conflist", "{", 1),
         ("conf/sysctl.d/x.conf", "net.ipv4.no_such = 1\nhello\nnet.ipv4.ip_forward = yes\n", 3),

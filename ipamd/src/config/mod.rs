@@ -57,10 +57,34 @@ pub struct Paths {
 /// The cloud.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cloud {
+    /// Which.
+    pub kind: CloudKind,
     /// The embedded VPC's control socket.
     pub control: PathBuf,
     /// EC2 and the metadata service are neither asked nor changed.
     pub no_cloud: bool,
+    /// Where AWS is.
+    pub aws: Aws,
+}
+
+/// Where addresses come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloudKind {
+    /// The embedded VPC.
+    Embedded,
+    /// AWS: EC2's API and the instance's metadata.
+    Ec2,
+}
+
+/// Where AWS is, as far as it is said; what is not said is found as every AWS SDK finds it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Aws {
+    /// The Region.
+    pub region: Option<String>,
+    /// EC2's URL.
+    pub ec2_endpoint: Option<String>,
+    /// The metadata service's URL.
+    pub imds_endpoint: Option<String>,
 }
 
 /// The pool.
@@ -284,6 +308,19 @@ mod tests {
         assert_eq!((config.placement.subnets.len(), config.placement.security_groups.len()), (2, 1));
         assert_eq!(parse(&config.render()).unwrap(), config);
         assert_eq!(parse("").unwrap().capacity.warm_ip, None);
+    }
+
+    #[test]
+    fn where_aws_is_is_read_and_printed() {
+        assert_eq!(parse("").unwrap().cloud.aws, Aws::default());
+        let text = "[cloud]\nkind = \"ec2\"\nregion = \"eu-central-1\"\nec2_endpoint = \"https://ec2.example\"\n\
+                    imds_endpoint = \"http://127.0.0.1:1338\"\n";
+        let config = parse(text).unwrap();
+        assert_eq!(config.cloud.kind, CloudKind::Ec2);
+        assert_eq!(config.cloud.aws.region.as_deref(), Some("eu-central-1"));
+        assert_eq!(config.cloud.aws.ec2_endpoint.as_deref(), Some("https://ec2.example"));
+        assert_eq!(config.cloud.aws.imds_endpoint.as_deref(), Some("http://127.0.0.1:1338"));
+        assert_eq!(parse(&config.render()).unwrap(), config);
     }
 
     #[test]

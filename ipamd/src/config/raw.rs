@@ -3,7 +3,9 @@
 //! Owns names, units and ranges of keys; conf/ipamd.toml documents each. A key ends with its unit.
 
 use super::capacity::RawCapacity;
-use super::{Cloud, Config, DataPlane, Log, LogFormat, MetricsConfig, Paths, Pool, Sockets, Timing};
+use super::{
+    Aws, Cloud, CloudKind, Config, DataPlane, Log, LogFormat, MetricsConfig, Paths, Pool, Sockets, Timing,
+};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -39,6 +41,9 @@ struct RawCloud {
     kind: String,
     control: String,
     no_cloud: bool,
+    region: String,
+    ec2_endpoint: String,
+    imds_endpoint: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -128,6 +133,9 @@ impl Default for RawCloud {
             kind: "embedded".into(),
             control: "/run/embedded-vpc/control.sock".into(),
             no_cloud: false,
+            region: String::new(),
+            ec2_endpoint: String::new(),
+            imds_endpoint: String::new(),
         }
     }
 }
@@ -213,15 +221,59 @@ pub(super) fn within<T: PartialOrd + ToString + Copy>(
     if value >= low && value <= high { Ok(value) } else { Err(broken(key, &value, rule)) }
 }
 
+/// A URL of AWS's kind, or empty for none.
+fn endpoint(key: &'static str, text: String) -> Result<Option<String>, Broken> {
+    let rule = "must begin with http:// or https:// and name a host, or be empty";
+    let host = text.strip_prefix("http://").or(text.strip_prefix("https://"));
+    match host {
+        _ if text.is_empty() => Ok(None),
+        Some(host) if !host.is_empty() && !host.contains(char::is_whitespace) => Ok(Some(text)),
+        _ => Err(broken(key, &format!("{text:?}"), rule)),
+    }
+}
+
 impl RawCloud {
     fn validate(self) -> Result<Cloud, Broken> {
-        if self.kind != "embedded" {
-            return Err(broken("cloud.kind", &format!("{:?}", self.kind), "must be \"embedded\""));
+        let rule = "must be a Region's name as \"eu-central-1\", or empty";
+        let of_a_region = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if !self.region.chars().all(of_a_region) {
+            return Err(broken("cloud.region", &format!("{:?}", self.region), rule));
         }
+        let kind = match self.kind.as_str() {
+            "embedded" => CloudKind::Embedded,
+            "ec2" => CloudKind::Ec2,
+            other => {
+                let rule = "must be \"embedded\" or \"ec2\"";
+                return Err(broken("cloud.kind", &format!("{other:?}"), rule));
+            }
+        };
         Ok(Cloud {
+            kind,
             control: absolute("cloud.control", &self.control)?,
             no_cloud: self.no_cloud,
+            aws: Aws {
+                region: Some(self.region).filter(|region| !region.is_empty()),
+                ec2_endpoint: endpoint("cloud.ec2_endpoint", self.ec2_endpoint)?,
+                imds_endpoint: endpoint("cloud.imds_endpoint", self.imds_endpoint)?,
+            },
         })
+    }
+}
+
+impl From<&Cloud> for RawCloud {
+    fn from(cloud: &Cloud) -> RawCloud {
+        let kind = match cloud.kind {
+            CloudKind::Embedded => "embedded",
+            CloudKind::Ec2 => "ec2",
+        };
+        RawCloud {
+            kind: kind.into(),
+            control: cloud.control.display().to_string(),
+            no_cloud: cloud.no_cloud,
+            region: cloud.aws.region.clone().unwrap_or_default(),
+            ec2_endpoint: cloud.aws.ec2_endpoint.clone().unwrap_or_default(),
+            imds_endpoint: cloud.aws.imds_endpoint.clone().unwrap_or_default(),
+        }
     }
 }
 
@@ -331,11 +383,7 @@ impl From<&Config> for Raw {
                 store: config.paths.store.display().to_string(),
                 spool: config.paths.spool.display().to_string(),
             },
-            cloud: RawCloud {
-                kind: "embedded".into(),
-                control: config.cloud.control.display().to_string(),
-                no_cloud: config.cloud.no_cloud,
-            },
+            cloud: RawCloud::from(&config.cloud),
             pool: RawPool {
                 cooldown_ms: millis(config.pool.cooldown),
                 status_when_full: if config.pool.fail_when_full { WhenFull::Fail } else { WhenFull::Ok },

@@ -1,11 +1,13 @@
 //! Asking the cloud, and changing it.
 //!
-//! Owns the tasks on the outer runtime: looks, one at a time (identity and limits once, the ENIs each time), and
-//! changes, each a task of its own, bounded in number; and resolving the private DNS names of ENIs. An answer that failed
-//! in any part is an error, never a smaller observation. Does not plan.
+//! Owns which cloud it is, and the tasks on the outer runtime: looks, one at a time (identity and limits once, the ENIs
+//! each time), and changes, each a task of its own, bounded in number; and resolving the private DNS names of ENIs. An
+//! answer that failed in any part is an error, never a smaller observation. Does not plan.
 
 use crate::clock;
 use crate::completions::{CompletionSender, Finished};
+use crate::config::{self, CloudKind};
+use embedded_vpc::client::ControlClient;
 use eni_proto::ids::EniId;
 use ipamd_core::cloud::{
     CloudError, CloudErrorKind, CloudObservation, EniApi, EniObservation, EniScope, InstanceIdentity,
@@ -38,6 +40,45 @@ pub struct Cloud {
     pub enis: Arc<dyn EniApi>,
     /// The metadata service's.
     pub metadata: Arc<dyn InstanceMetadata>,
+}
+
+/// Why there is no client of the cloud that the configuration names.
+#[derive(Debug, thiserror::Error)]
+pub enum NoCloud {
+    /// This ipamd was built without it.
+    #[error(
+        "cloud.kind = \"ec2\" needs an ipamd that is built with the AWS SDK, and this one is not: \
+         cargo build --release -p ipamd --features ec2"
+    )]
+    NotBuilt,
+    /// What the configuration says of it cannot be used.
+    #[error("the AWS client cannot be made: {0}")]
+    Unusable(#[from] CloudError),
+}
+
+impl Cloud {
+    /// The cloud that the configuration names. Nothing is asked of it yet.
+    pub fn connect(config: &config::Cloud) -> Result<Cloud, NoCloud> {
+        match config.kind {
+            CloudKind::Embedded => {
+                let client = Arc::new(ControlClient::new(&config.control));
+                Ok(Cloud { enis: client.clone(), metadata: client })
+            }
+            CloudKind::Ec2 => aws(&config.aws),
+        }
+    }
+}
+
+#[cfg(feature = "ec2")]
+fn aws(config: &config::Aws) -> Result<Cloud, NoCloud> {
+    let config::Aws { region, ec2_endpoint, imds_endpoint } = config.clone();
+    let aws = ipamd_ec2::Aws::new(ipamd_ec2::Settings { region, ec2_endpoint, imds_endpoint })?;
+    Ok(Cloud { enis: Arc::new(aws.enis), metadata: Arc::new(aws.metadata) })
+}
+
+#[cfg(not(feature = "ec2"))]
+fn aws(_: &config::Aws) -> Result<Cloud, NoCloud> {
+    Err(NoCloud::NotBuilt)
 }
 
 /// What is asked.
@@ -219,5 +260,12 @@ mod tests {
         let answers = resolve_all(names.into()).await;
         assert_eq!(answers[0].1, Ok(vec![Ipv4Addr::new(127, 0, 0, 5)]));
         assert!(answers[1].1.is_err(), "{answers:?}");
+    }
+
+    #[cfg(not(feature = "ec2"))]
+    #[test]
+    fn a_build_without_the_sdk_says_how_to_get_one_with_it() {
+        let refused = aws(&config::Aws::default()).err().unwrap().to_string();
+        assert!(refused.contains("cargo build --release -p ipamd --features ec2"), "{refused}");
     }
 }

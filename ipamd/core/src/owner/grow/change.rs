@@ -239,9 +239,7 @@ impl Owner {
             Mutation::SetSecurityGroups { .. } | Mutation::SetDeleteOnTermination { .. } => {
                 self.attribute_refused(mutation, error, now);
             }
-            Mutation::Attach { eni, .. }
-            | Mutation::Detach { eni, .. }
-            | Mutation::Delete { eni } => {
+            Mutation::Attach { eni, .. } | Mutation::Detach { eni, .. } | Mutation::Delete { eni } => {
                 // Its state is another than we thought: the next look says which.
                 self.growth.held.insert(eni.clone(), (until, error.to_string()));
                 self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
