@@ -84,6 +84,11 @@ impl World {
     pub(crate) fn new() -> World {
         let mut setup = Setup::new("test.3x3", 1);
         (setup.attach_ms, setup.detach_ms) = (100, 100);
+        World::of(setup)
+    }
+
+    /// A node of another setup that has just booted.
+    pub(crate) fn of(setup: Setup) -> World {
         let ec2 = Ec2::boot(setup).expect("a sound setup");
         let primary = ec2.enis()[0].clone();
         let mut kernel = FakeKernel::new();
