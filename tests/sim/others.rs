@@ -7,7 +7,7 @@ use crate::world::Lie;
 use eni_proto::error::Code;
 use eni_proto::ids::AttachmentKey;
 use eni_proto::reply;
-use ipamd_core::kernel::{Alias, FIRST_IFINDEX, HostKernel, RouteAction, Trigger};
+use ipamd_core::kernel::{Alias, HostKernel, RouteAction, Trigger};
 use ipamd_core::owner::event::{CheckAsk, EffectKind, Event, GcAsk, OpId};
 use ipamd_core::record::{AttachmentRecord, AttachmentState};
 use std::collections::BTreeSet;

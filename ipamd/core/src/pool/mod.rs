@@ -55,8 +55,6 @@ struct Address {
 pub struct Pool {
     enis: BTreeMap<EniId, Eni>,
     addresses: BTreeMap<Ipv4Addr, Address>,
-    /// Free and laid, and named by the last look at EC2, by ENI, oldest first.
-    available: BTreeMap<EniId, BTreeSet<(Timestamp, Ipv4Addr)>>,
     /// Each ENI's addresses by what is given back at once: each prefix, and all that are outside of prefixes.
     groups: BTreeMap<EniId, BTreeMap<GroupKey, Group>>,
     /// Cooling and reaped, by the end of the cooldown.

@@ -9,11 +9,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 const PAGE: usize = 4096;
+/// EC2's id of an attachment.
+const ATTACHED: &str = "eni-attach-0123456789abcdef0";
 
 /// What has landed: its schema, its file, what that holds. The last is the current form.
 const FROZEN: &[(u32, &str, fn() -> Vec<Write>)] = &[
     (1, include_str!("../../../tests/fixtures/store/schema-1.hex"), every_record),
-    (1, include_str!("../../../tests/fixtures/store/schema-1-landing-2.hex"), every_form),
+    (1, include_str!("../../../tests/fixtures/store/schema-1-landing-2.hex"), second_landing),
+    (1, include_str!("../../../tests/fixtures/store/schema-1-landing-3.hex"), every_form),
 ];
 
 /// What follows each value of an enumeration, from none to none: a new one does not compile until it has its place here.
@@ -59,18 +62,28 @@ fn next_mutation(last: Option<&Mutation>) -> Option<Mutation> {
         None => Some(Mutation::Create {
             subnet: "subnet-1".parse().unwrap(),
             security_groups: vec!["sg-1".to_owned(), "sg-2".to_owned()],
-            secondary: 14,
+            secondary: 0,
+            prefixes: 3,
             tags: BTreeMap::from([("node.eni-cni/instance".to_owned(), "i-0abc".to_owned())]),
             token: "0123456789abcdef".to_owned(),
         }),
         Some(Mutation::Create { .. }) => {
             Some(Mutation::Attach { eni, instance: "i-0abc".parse().unwrap(), device_index: 2 })
         }
-        Some(Mutation::Attach { .. }) => Some(Mutation::Assign { eni, count: 3 }),
-        Some(Mutation::Assign { .. }) => Some(Mutation::Unassign { eni, addresses: vec![ip(8), ip(9)] }),
-        Some(Mutation::Unassign { .. }) => Some(Mutation::Detach { eni }),
+        Some(Mutation::Attach { .. }) => Some(Mutation::Assign { eni, count: 0, prefixes: 2 }),
+        Some(Mutation::Assign { .. }) => {
+            let prefixes = vec!["10.0.2.16/28".parse().unwrap()];
+            Some(Mutation::Unassign { eni, addresses: vec![ip(8), ip(9)], prefixes })
+        }
+        Some(Mutation::Unassign { .. }) => Some(Mutation::Detach { eni, attachment: Some(ATTACHED.into()) }),
         Some(Mutation::Detach { .. }) => Some(Mutation::Delete { eni }),
-        Some(Mutation::Delete { .. }) => None,
+        Some(Mutation::Delete { .. }) => {
+            Some(Mutation::SetSecurityGroups { eni, security_groups: vec!["sg-1".to_owned()] })
+        }
+        Some(Mutation::SetSecurityGroups { .. }) => {
+            Some(Mutation::SetDeleteOnTermination { eni, attachment: ATTACHED.into() })
+        }
+        Some(Mutation::SetDeleteOnTermination { .. }) => None,
     }
 }
 
@@ -110,7 +123,11 @@ fn result() -> AddResult {
 fn every_form() -> Vec<Write> {
     let mut writes = vec![Write::PutNode(node())];
     let states = std::iter::successors(next_state(None), |last| next_state(Some(*last)));
-    writes.extend((0..).zip(states).map(|(n, state)| Write::PutEni(EniRecord { state, ..eni(n) })));
+    for (n, state) in (0..).zip(states) {
+        let prefixes = if n == 0 { Vec::new() } else { vec!["10.0.2.16/28".parse().unwrap()] };
+        let attachment = (n != 0).then(|| ATTACHED.to_owned());
+        writes.push(Write::PutEni(EniRecord { state, prefixes, attachment, ..eni(n) }));
+    }
     let states = std::iter::successors(next_address(None), |last| next_address(Some(last)));
     writes.extend((1..).zip(states).map(|(n, state)| Write::PutAddress(address(n, state))));
     let nobody = AddressState::Quarantined { reason: "on a host link".to_owned(), attachment: None };
@@ -131,6 +148,32 @@ fn every_form() -> Vec<Write> {
     let calls = std::iter::successors(next_mutation(None), |last| next_mutation(Some(last)));
     writes.extend((1..).zip(calls).map(|(n, call)| Write::PutIntent(intent(n, call))));
     writes
+}
+
+/// What the second landing knew of that: no prefixes, no attachment's id, no attributes.
+fn second_landing() -> Vec<Write> {
+    let known = |write| match write {
+        Write::PutEni(eni) => {
+            Some(Write::PutEni(EniRecord { prefixes: Vec::new(), attachment: None, ..eni }))
+        }
+        Write::PutIntent(intent) => {
+            let mutation = match intent.mutation {
+                Mutation::Create { subnet, security_groups, tags, token, .. } => {
+                    Mutation::Create { subnet, security_groups, secondary: 14, prefixes: 0, tags, token }
+                }
+                Mutation::Assign { eni, .. } => Mutation::Assign { eni, count: 3, prefixes: 0 },
+                Mutation::Unassign { eni, addresses, .. } => {
+                    Mutation::Unassign { eni, addresses, prefixes: Vec::new() }
+                }
+                Mutation::Detach { eni, .. } => Mutation::Detach { eni, attachment: None },
+                Mutation::SetSecurityGroups { .. } | Mutation::SetDeleteOnTermination { .. } => return None,
+                other => other,
+            };
+            Some(Write::PutIntent(IntentRecord { mutation, ..intent }))
+        }
+        other => Some(other),
+    };
+    every_form().into_iter().filter_map(known).collect()
 }
 
 /// A file's length, then a line for each page that is not empty.

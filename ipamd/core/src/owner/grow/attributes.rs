@@ -26,7 +26,9 @@ impl Owner {
         for wanted in &plan.attributes {
             let Some(eni) = wanted.eni() else { continue };
             let laid = self.pool.eni(eni).is_some_and(|e| e.record.state.is_laid());
-            let busy = self.growth.is_busy(eni, now) || self.repair.attributes.contains_key(eni);
+            let busy = self.growth.is_changing(eni)
+                || self.growth.is_held(eni, now)
+                || self.repair.attributes.contains_key(eni);
             if laid && !busy {
                 self.mutate(wanted.clone(), Vec::new(), now);
             }

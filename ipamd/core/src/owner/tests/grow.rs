@@ -17,11 +17,8 @@ impl Ec2 {
     pub(super) fn mutate(&mut self, mutation: Mutation) -> Result<Mutated, CloudError> {
         self.calls.push(mutation.call());
         let refused = CloudError {
-            kind: CloudErrorKind::Unauthorized,
-            call: mutation.call().to_owned(),
-            message: "not authorized".to_owned(),
             code: Some("UnauthorizedOperation".to_owned()),
-            request_id: None,
+            ..CloudError::new(CloudErrorKind::Unauthorized, mutation.call(), "not authorized")
         };
         match mutation {
             Mutation::Create { subnet, secondary, tags, .. } => {
@@ -32,17 +29,27 @@ impl Ec2 {
                     mac: MacAddr([2, 0, 0, 0, 1, number]),
                     subnet,
                     subnet_cidr: "10.0.1.0/24".parse().unwrap(),
-                    primary: Ipv4Addr::new(10, 1, number, 10),
+                    primary: Some(Ipv4Addr::new(10, 1, number, 10)),
                     secondary: (0..secondary).map(|n| Ipv4Addr::new(10, 1, number, 20 + n as u8)).collect(),
+                    prefixes: Vec::new(),
                     attachment: None,
                     security_groups: Vec::new(),
                     tags,
+                    private_dns_name: None,
+                    kind: "interface".into(),
                 };
                 self.enis.push(eni.clone());
                 Ok(Mutated::Created(eni))
             }
             Mutation::Attach { eni, instance, device_index } if self.attaches => {
-                let at = EniAttachment { instance, device_index, status: EniAttachmentStatus::Attached };
+                let at = EniAttachment {
+                    instance,
+                    device_index,
+                    status: EniAttachmentStatus::Attached,
+                    id: Some("eni-attach-1".into()),
+                    network_card: 0,
+                    delete_on_termination: true,
+                };
                 self.enis.iter_mut().find(|e| e.id == eni).unwrap().attachment = Some(at);
                 Ok(Mutated::Done)
             }
