@@ -7,7 +7,7 @@ use crate::world::Lie;
 use eni_proto::error::Code;
 use eni_proto::ids::AttachmentKey;
 use eni_proto::reply;
-use ipamd_core::kernel::{Alias, FIRST_IFINDEX, HostKernel, RouteAction, Trigger};
+use ipamd_core::kernel::{Alias, HostKernel, RouteAction, Trigger};
 use ipamd_core::owner::event::{CheckAsk, EffectKind, Event, GcAsk, OpId};
 use ipamd_core::record::{AttachmentRecord, AttachmentState};
 use std::collections::BTreeSet;
@@ -128,7 +128,7 @@ impl History {
         let of = self.dice.roll(self.promises.len().max(1));
         let Some((key, promise)) = self.promises.iter().nth(of) else { return self.gc() };
         let (key, promise) = (key.clone(), promise.clone());
-        self.send_check(key, promise.clone(), Checked::Promised(promise));
+        self.send_check(key, &promise.clone(), Checked::Promised(promise));
         if self.dice.chance(30) {
             self.gc();
         }
@@ -152,10 +152,10 @@ impl History {
             (_, Some(cookie)) => (*cookie, Ipv4Addr::new(10, 0, 1, 99)),
             _ => return,
         };
-        self.send_check(key.clone(), Promise { cookie, address }, Checked::Broken);
+        self.send_check(key.clone(), &Promise { cookie, address }, Checked::Broken);
     }
 
-    fn send_check(&mut self, key: AttachmentKey, promise: Promise, known: Checked) {
+    fn send_check(&mut self, key: AttachmentKey, promise: &Promise, known: Checked) {
         self.next_op += 1;
         let op = OpId(self.next_op);
         self.say(&format!("CHECK {op:?} {key}"));

@@ -10,8 +10,11 @@ use std::fmt::Write as _;
 
 const PAGE: usize = 4096;
 
-/// What has landed: its schema, its file, what that holds. The last is the current form.
-const FROZEN: &[(u32, &str, fn() -> Vec<Write>)] = &[
+/// A landing: its schema, its file, what that holds.
+type Landing = (u32, &'static str, fn() -> Vec<Write>);
+
+/// What has landed. The last is the current form.
+const FROZEN: &[Landing] = &[
     (1, include_str!("../../../tests/fixtures/store/schema-1.hex"), every_record),
     (1, include_str!("../../../tests/fixtures/store/schema-1-landing-2.hex"), every_form),
 ];
