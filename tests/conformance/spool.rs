@@ -140,7 +140,7 @@ fn cni_a_del_whose_answer_is_late_is_done_when_ipamd_goes_on() {
     node.signal_ipamd(Signal::SIGSTOP);
     // An ADD that nobody waits for any more lies in the backlog, too.
     let third = Sandbox::new();
-    let given_up = Call::new(&node, "ADD").of("c3", &third.path()).conf("deadline_ms", json!(300)).start();
+    let given_up = Call::new(&node, "ADD").of("c3", &third.path()).conf("deadline_ms", json!(1000)).start();
     let answer = delete(&node, "c1", &one.path()).run();
     assert_eq!((answer.code, answer.stdout.as_str()), (Some(0), ""));
     assert_eq!(given_up.end().error(), 11);

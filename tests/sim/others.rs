@@ -136,7 +136,7 @@ impl History {
         let of = self.dice.roll(self.promises.len().max(1));
         let Some((key, promise)) = self.promises.iter().nth(of) else { return self.gc() };
         let (key, promise) = (key.clone(), promise.clone());
-        self.send_check(key, promise.clone(), Checked::Promised(promise));
+        self.send_check(key, &promise.clone(), Checked::Promised(promise));
         if self.dice.chance(30) {
             self.gc();
         }
@@ -160,10 +160,10 @@ impl History {
             (_, Some(cookie)) => (*cookie, Ipv4Addr::new(10, 0, 1, 99)),
             _ => return,
         };
-        self.send_check(key.clone(), Promise { cookie, address }, Checked::Broken);
+        self.send_check(key.clone(), &Promise { cookie, address }, Checked::Broken);
     }
 
-    fn send_check(&mut self, key: AttachmentKey, promise: Promise, known: Checked) {
+    fn send_check(&mut self, key: AttachmentKey, promise: &Promise, known: Checked) {
         self.next_op += 1;
         let op = OpId(self.next_op);
         self.say(&format!("CHECK {op:?} {key}"));

@@ -264,22 +264,7 @@ impl World {
                 }
                 Completion::HostApplied(failed)
             }
-            EffectKind::CheckSandboxes(asked) => {
-                let sight = |id: &AttachmentId| {
-                    let record = self.stored.attachments.iter().find(|r| r.id() == *id)?;
-                    let linked = self.kernel.group_of(record.host_ifindex).is_some();
-                    if self.lie == Some(Lie::Look) && linked {
-                        return Some(PathSight::Absent);
-                    }
-                    Some(match self.kernel.sandbox_lives(record.netns_cookie) {
-                        true => PathSight::Namespace,
-                        false if fault == Fault::None => PathSight::Absent,
-                        false => PathSight::Unknown,
-                    })
-                };
-                let seen = asked.iter().filter_map(|(id, _)| Some((id.clone(), sight(id)?)));
-                Completion::SandboxesChecked(if refuse { Vec::new() } else { seen.collect() })
-            }
+            EffectKind::CheckSandboxes(asked) => Completion::SandboxesChecked(self.sights(asked, fault)),
             EffectKind::ObserveCloud { .. } if fault != Fault::None => {
                 Completion::CloudObserved(Err("EC2 is away".into()))
             }
@@ -304,6 +289,24 @@ impl World {
 }
 
 impl World {
+    /// What the paths of sandboxes say.
+    fn sights(&self, asked: &[(AttachmentId, String)], fault: Fault) -> Vec<(AttachmentId, PathSight)> {
+        let sight = |id: &AttachmentId| {
+            let record = self.stored.attachments.iter().find(|r| r.id() == *id)?;
+            let linked = self.kernel.group_of(record.host_ifindex).is_some();
+            if self.lie == Some(Lie::Look) && linked {
+                return Some(PathSight::Absent);
+            }
+            Some(match self.kernel.sandbox_lives(record.netns_cookie) {
+                true => PathSight::Namespace,
+                false if fault == Fault::None => PathSight::Absent,
+                false => PathSight::Unknown,
+            })
+        };
+        let seen = asked.iter().filter_map(|(id, _)| Some((id.clone(), sight(id)?)));
+        if fault == Fault::Refused { Vec::new() } else { seen.collect() }
+    }
+
     /// What there is of an effect when the daemon dies in the middle of it: its first messages.
     pub(crate) fn carry_out_part(&mut self, effect: &Effect, messages: usize) {
         match &effect.kind {

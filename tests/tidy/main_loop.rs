@@ -34,6 +34,10 @@ const MAY_NAME: &[&str] = &[
     "executors::cloud::CloudSender",
     "executors::netlink::Job",
     "executors::netlink::JobSender",
+    // Only the other threads wait in it: the loop's end takes what is there.
+    "queue::Receiver",
+    "queue::Sender",
+    "queue::bounded",
     "spool::Job",
     "spool::SpoolSender",
     "store::StoreHandle",

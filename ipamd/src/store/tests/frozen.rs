@@ -12,8 +12,11 @@ const PAGE: usize = 4096;
 /// EC2's id of an attachment.
 const ATTACHED: &str = "eni-attach-0123456789abcdef0";
 
-/// What has landed: its schema, its file, what that holds. The last is the current form.
-const FROZEN: &[(u32, &str, fn() -> Vec<Write>)] = &[
+/// A landing: its schema, its file, what that holds.
+type Landing = (u32, &'static str, fn() -> Vec<Write>);
+
+/// What has landed. The last is the current form.
+const FROZEN: &[Landing] = &[
     (1, include_str!("../../../tests/fixtures/store/schema-1.hex"), every_record),
     (1, include_str!("../../../tests/fixtures/store/schema-1-landing-2.hex"), second_landing),
     (1, include_str!("../../../tests/fixtures/store/schema-1-landing-3.hex"), every_form),
