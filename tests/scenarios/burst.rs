@@ -1,16 +1,19 @@
 //! Bursts of ADDs on an empty node: nobody fails, and EC2 is asked no more than it takes.
 
 use crate::node::Node;
+use ipamd_core::capacity::{PoolMode, Targets};
+use ipamd_core::owner::OwnerConfig;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// 150 containers on m5.4xlarge: 8 ENIs of 29 secondary addresses.
 const PODS: usize = 150;
 
-#[test]
+/// All of them at once on a new node of this configuration: everybody gets an address, and EC2 is asked at most so often for
+/// each hundred of them, from when the node is ready until it is settled again.
 #[allow(clippy::print_stdout, reason = "the journal is for who reads the log")]
-fn scenario_150_adds_at_once_on_a_new_m5_4xlarge() {
-    let mut node = Node::new("m5.4xlarge", 0, |_| {});
+fn burst(config: OwnerConfig, most: usize) {
+    let mut node = Node::with(config, "m5.4xlarge", 0, |_| {});
     node.settled();
     let before = node.world.ec2.journal().count();
     for n in 0..PODS {
@@ -22,8 +25,20 @@ fn scenario_150_adds_at_once_on_a_new_m5_4xlarge() {
     node.settled();
     let journal: Vec<_> = node.world.ec2.journal().skip(before).collect();
     let asked = journal.iter().filter(|entry| !entry.call.starts_with("Instance")).count();
-    println!("150 ADDs at once, {asked} calls of EC2:\n{}", node.journal());
-    assert!(asked * 100 <= 14 * PODS, "{asked} calls for {PODS} containers");
+    println!("{PODS} ADDs at once, {asked} calls of EC2:\n{}", node.journal());
+    assert!(asked * 100 <= most * PODS, "{asked} calls for {PODS} containers");
+}
+
+#[test]
+fn scenario_150_adds_at_once_on_a_new_m5_4xlarge() {
+    burst(OwnerConfig::default(), 14);
+}
+
+#[test]
+fn scenario_150_adds_at_once_with_prefixes() {
+    let usual = OwnerConfig::default();
+    let targets = Targets { mode: PoolMode::Prefixes, ..usual.targets };
+    burst(OwnerConfig { targets, ..usual }, 6);
 }
 
 #[test]

@@ -12,5 +12,6 @@ mod world;
 
 mod away;
 mod burst;
+mod late;
 mod node;
 mod refusals;

@@ -9,7 +9,10 @@ use embedded_vpc::model::{Ec2, Effect as FaultEffect, Fault as CallFault, Setup}
 use eni_proto::ids::{AttachmentKey, NetnsCookie};
 use eni_proto::reply;
 use eni_proto::request::Mode;
-use ipamd_core::cloud::{CloudError, CloudErrorKind, CloudObservation, EniScope, Mutated, Mutation};
+use ipamd_core::cloud::{
+    CloudError, CloudErrorKind, CloudObservation, EniScope, InstanceIdentity, InstanceLimits, Mutated,
+    Mutation,
+};
 use ipamd_core::kernel::HostKernel;
 use ipamd_core::owner::event::{AddAsk, Completion, Effect, EffectId, EffectKind, Event, OpId, Outcome};
 use ipamd_core::owner::{Owner, OwnerConfig};
@@ -38,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) world: World,
     pub(crate) now: Timestamp,
     config: OwnerConfig,
+    /// What the daemon asks once.
+    known: Option<(InstanceIdentity, InstanceLimits)>,
     /// EC2 does not answer at all.
     pub(crate) away: bool,
     waiting: Vec<Effect>,
@@ -76,6 +81,7 @@ impl Node {
             world,
             now,
             config,
+            known: None,
             away: false,
             waiting: Vec::new(),
             ends: BTreeMap::new(),
@@ -96,6 +102,7 @@ impl Node {
         let (owner, outcome) =
             Owner::restore(self.config.clone(), stored, &view, &self.world.boot, self.now).expect("it fits");
         self.owner = owner;
+        self.known = None;
         self.waiting.clear();
         self.ends.clear();
         self.done.clear();
@@ -307,8 +314,14 @@ impl Node {
         }
         let now = self.now;
         let ec2 = &mut self.world.ec2;
-        let identity = ec2.identity(None, now)?;
-        let limits = ec2.describe_limits(&identity.instance_type, None, now)?;
+        let (identity, limits) = match &self.known {
+            Some(known) => known.clone(),
+            None => {
+                let identity = ec2.identity(None, now)?;
+                let limits = ec2.describe_limits(&identity.instance_type, None, now)?;
+                self.known.insert((identity, limits)).clone()
+            }
+        };
         let instance = identity.instance.clone();
         let tags = tagged.then(|| EniScope::TaggedFor(instance.clone()));
         let mut enis = BTreeMap::new();

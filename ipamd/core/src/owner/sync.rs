@@ -143,6 +143,7 @@ impl Owner {
             security_groups: &self.config.security_groups,
         };
         let mut plan = eni_sync::plan(&self.pool, &look);
+        self.leave_out_the_late(&mut plan, begun);
         let mut changed = renamed || !plan.enis.is_empty() || !plan.arrived.is_empty();
         for eni in std::mem::take(&mut plan.enis) {
             self.pool.put_eni(eni.clone());

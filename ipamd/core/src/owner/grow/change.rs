@@ -163,6 +163,8 @@ impl Owner {
                 self.driver.wake_by(self.reconcilers.eni_sync, now + self.config.poll);
             }
             (Mutation::Delete { eni }, _) => self.drop_eni(eni, &mut batch),
+            // Nothing waits for an attribute: the next look of its period tells whether it is as it should be.
+            (Mutation::SetSecurityGroups { .. } | Mutation::SetDeleteOnTermination { .. }, _) => {}
             _ => self.driver.wake(self.reconcilers.eni_sync, now),
         }
         self.commit(Purpose::Housekeeping, batch, now);

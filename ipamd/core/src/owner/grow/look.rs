@@ -14,6 +14,11 @@ use crate::record::{EniState, Write};
 use crate::time::Timestamp;
 use eni_proto::ids::EniId;
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// Describes may be late by so many looks of the time in which something is on its way.
+const LATE_LOOKS: u32 = 5;
 
 impl Owner {
     /// Whether a look must name ENIs that are attached to nothing, too.
@@ -45,6 +50,30 @@ impl Owner {
         touched.chain(calling.filter_map(|i| i.record.mutation.eni().cloned())).collect()
     }
 
+    /// Takes out of a plan what describes may tell for want of having heard: EC2 is eventually consistent (EC2 API guide,
+    /// "Eventual consistency"), and for a while after a change of an ENI it may tell that ENI as it was before, or not at
+    /// all. That one which was to go is not there is no such case.
+    pub(in crate::owner) fn leave_out_the_late(&self, plan: &mut eni_sync::SyncPlan, begun: Timestamp) {
+        let late = self.late();
+        let recent = |id: &EniId| {
+            let goes = self
+                .pool
+                .eni(id)
+                .is_some_and(|e| matches!(e.record.state, EniState::Detaching | EniState::Deleting));
+            !goes && self.growth.touched.get(id).is_some_and(|at| *at + late >= begun)
+        };
+        let of_recent = |address: &Ipv4Addr| self.pool.address(*address).is_some_and(|a| recent(&a.eni));
+        plan.absent.retain(|id| !recent(id));
+        plan.apart.retain(|id| !recent(id));
+        plan.unnamed.retain(|address| !of_recent(address));
+        plan.missing.retain(|address| !of_recent(address));
+    }
+
+    /// For how long after a change of an ENI describes may not tell of it.
+    fn late(&self) -> Duration {
+        LATE_LOOKS * self.config.poll
+    }
+
     /// Takes in what a look says of attachments; the records to commit.
     pub(in crate::owner) fn take_look(
         &mut self,
@@ -53,6 +82,7 @@ impl Owner {
         begun: Timestamp,
     ) -> Vec<Write> {
         let tagged = seen.tagged;
+        let late = self.late();
         let growth = &mut self.growth;
         growth.replan();
         growth.doubt = match growth.doubt {
@@ -61,7 +91,7 @@ impl Owner {
         };
         growth.foreign.clone_from(&plan.foreign);
         growth.seen.extend(plan.seen.iter().map(|(id, seen)| (id.clone(), *seen)));
-        growth.touched.retain(|_, at| *at >= begun);
+        growth.touched.retain(|_, at| *at + late >= begun);
         if !plan.security_groups.is_empty() {
             growth.security_groups.clone_from(&plan.security_groups);
         }
