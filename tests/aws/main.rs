@@ -4,6 +4,8 @@
 //! a foreign EC2 (moto), an instance metadata service with its failures, and the IAM policy. What the owner does with
 //! the answers is the simulation's.
 
+#![allow(clippy::unwrap_used, reason = "all of this crate is tests, what they share, too")]
+
 mod failures;
 mod golden;
 mod imds;

@@ -57,7 +57,7 @@ fn runtime_a_full_pool_is_told_with_its_reason_and_costs_nothing() {
     let containerd = Containerd::start(&node);
     let pods = ["one", "two"].map(|name| containerd.run(name));
     let refused = containerd.try_run("three", 0).unwrap_err();
-    let why = "the instance type carries 1 ENIs of 2 secondary addresses, and has them";
+    let why = "the instance type carries 1 ENIs of 2 secondary addresses, and the node has them";
     assert!(refused.message.contains("eni-cni") && refused.message.contains(why), "{refused}");
     assert!(ping(&pods[0].netns, pods[1].address, None), "who is there goes on");
     containerd.remove(&pods[0].id);

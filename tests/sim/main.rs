@@ -32,7 +32,7 @@ fn sim_random_histories_hold_the_invariants() {
         println!("seed {seed}: {steps} steps");
         return;
     }
-    let histories = number("SIM_HISTORIES").unwrap_or(6_000);
+    let histories = number("SIM_HISTORIES").unwrap_or(4_000);
     let mut steps = 0;
     for seed in 0..histories {
         let run = std::panic::catch_unwind(|| History::new(seed).run());

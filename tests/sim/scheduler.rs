@@ -324,8 +324,10 @@ impl History {
         let plugin =
             Plugin { key: key.clone(), add: Some(cookie), cookie: None, asked: self.now, check: None };
         self.plugins.insert(op, plugin);
-        // An ADD for another sandbox takes what the key was promised, whether it succeeds or not.
-        if self.asked.insert(key.clone(), cookie) != Some(cookie) {
+        // An ADD for another sandbox takes what the key was promised, whether it succeeds or not; so does one of which
+        // somebody has deleted the link.
+        let broken = self.owner.attachment(&key).is_some_and(|r| self.linkless.contains(&r.host_ifindex));
+        if self.asked.insert(key.clone(), cookie) != Some(cookie) || broken {
             self.promises.remove(&key);
         }
         self.world.sandboxes.insert(op.0, cookie);

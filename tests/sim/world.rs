@@ -82,7 +82,7 @@ pub(crate) struct World {
 impl World {
     /// A node that has just booted: three ENIs of two addresses are what it can have.
     pub(crate) fn new() -> World {
-        let mut setup = Setup::new("test.3x3", 1);
+        let mut setup = Setup::new("test.3x3p", 1);
         (setup.attach_ms, setup.detach_ms) = (100, 100);
         World::of(setup)
     }

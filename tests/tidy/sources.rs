@@ -3,8 +3,10 @@
 //! Owns the walk and the parsing. Build folders and git's own are left out.
 
 use proc_macro2::{TokenStream, TokenTree};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A text file.
 pub(crate) struct Source {
@@ -18,12 +20,18 @@ impl Source {
         Source { path: path.to_owned(), text: text.to_owned() }
     }
 
-    /// Its tokens: comments are not among them, strings are one token each.
-    pub(crate) fn tokens(&self) -> Vec<Token> {
+    /// Its tokens: comments are not among them, strings are one token each. Several tests read them, and making them is
+    /// most of their time: they are made once.
+    pub(crate) fn tokens(&self) -> Arc<Vec<Token>> {
+        static MADE: Mutex<BTreeMap<String, Arc<Vec<Token>>>> = Mutex::new(BTreeMap::new());
+        let known = || MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tokens) = known().get(&self.text) {
+            return tokens.clone();
+        }
         let stream: TokenStream = self.text.parse().unwrap_or_else(|e| panic!("{}: {e}", self.path));
         let mut tokens = Vec::new();
         flatten(stream, &mut tokens);
-        tokens
+        known().entry(self.text.clone()).or_insert(Arc::new(tokens)).clone()
     }
 
     pub(crate) fn parsed(&self) -> syn::File {

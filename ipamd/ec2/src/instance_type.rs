@@ -11,12 +11,14 @@ pub(crate) fn limits(told: &InstanceTypeInfo) -> Option<InstanceLimits> {
     let network = told.network_info()?;
     // A type with several network cards counts all of them in its own maximum; ours is the first.
     let first = network.network_cards().iter().find(|card| card.network_card_index() == Some(0));
-    let enis =
-        first.map_or(network.maximum_network_interfaces(), |card| card.maximum_network_interfaces())?;
+    let enis = first.map_or(
+        network.maximum_network_interfaces(),
+        aws_sdk_ec2::types::NetworkCardInfo::maximum_network_interfaces,
+    )?;
     // Amazon EC2 user guide, "Prefix delegation for Amazon EC2 network interfaces": only instances built on the Nitro
     // System; bare metal is, and has no hypervisor.
     let nitro = told.hypervisor() == Some(&InstanceTypeHypervisor::Nitro);
-    let vcpus = told.v_cpu_info().and_then(|cpus| cpus.default_v_cpus());
+    let vcpus = told.v_cpu_info().and_then(aws_sdk_ec2::types::VCpuInfo::default_v_cpus);
     Some(InstanceLimits {
         enis: positive(enis)?,
         addresses_per_eni: positive(network.ipv4_addresses_per_interface()?)?,

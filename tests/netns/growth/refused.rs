@@ -36,7 +36,7 @@ fn netns_at_the_limit_of_the_type_one_add_too_many_is_told_so_at_once() {
     let error = the_refusal(&mut pods, &answers);
     let why = error["details"].as_str().unwrap();
     assert!(
-        why.contains("the instance type carries 2 ENIs of 3 secondary addresses, and has them"),
+        why.contains("the instance type carries 2 ENIs of 3 secondary addresses, and the node has them"),
         "{error}"
     );
     all_alive(&node, &pods);

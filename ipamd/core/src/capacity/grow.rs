@@ -205,8 +205,14 @@ fn holds(refused: Option<&(Timestamp, String)>, now: Timestamp) -> bool {
     refused.is_some_and(|(until, _)| *until > now)
 }
 
-/// The true reason why nothing more comes.
-pub(super) fn why_not(view: &View, targets: &Targets, supply: &Supply, now: Timestamp) -> String {
+/// The true reason why nothing more comes than the `creates` ENIs that are planned.
+pub(super) fn why_not(
+    view: &View,
+    targets: &Targets,
+    supply: &Supply,
+    creates: usize,
+    now: Timestamp,
+) -> String {
     let general = [&view.create_refused, &view.assign_refused].into_iter().flatten();
     let used: BTreeSet<&SubnetId> =
         view.subnets.iter().chain(view.enis.iter().map(|eni| &eni.subnet)).collect();
@@ -223,7 +229,7 @@ pub(super) fn why_not(view: &View, targets: &Targets, supply: &Supply, now: Time
         reasons
             .push(format!("capacity.max_pods is {}, and the pool has as many addresses", targets.max_pods));
     }
-    if free_places(view, targets) == 0 {
+    if free_places(view, targets) <= creates {
         let others = match view.foreign.len() {
             0 => String::new(),
             n => format!(" ({n} of them are others')"),

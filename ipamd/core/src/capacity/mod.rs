@@ -328,7 +328,8 @@ pub fn plan(view: &View, targets: &Targets, now: Timestamp) -> Plan {
         let asked = !view.creating.is_empty() || view.enis.iter().any(|eni| eni.assigning.is_some());
         let fewer = view.refusals.values().any(|s| s.most.is_some() || s.most_prefixes.is_some());
         if short > 0 && !(fewer && (planned > 0 || asked)) {
-            plan.short = Some((short, grow::why_not(view, targets, &supply, now)));
+            let creates = plan.steps.iter().filter(|step| matches!(step, Step::Create { .. })).count();
+            plan.short = Some((short, grow::why_not(view, targets, &supply, creates, now)));
         }
     } else if !targets.no_release {
         shrink::shrink(view, targets, goal, &supply, now, &mut plan);
